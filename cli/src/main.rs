@@ -1,0 +1,2 @@
+//! The `taskseal` command.
+fn main() {}

@@ -1,0 +1,444 @@
+//! [`PublicKey`]: the RSA public key of a certificate or of a token's key, parsed once.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use aws_lc_rs::digest as lc_digest;
+use aws_lc_rs::signature::{
+    ParsedPublicKey, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
+    RsaParameters, RsaPssSaltLength,
+};
+use const_oid::ObjectIdentifier;
+use const_oid::db::rfc5912::{ID_RSASSA_PSS, RSA_ENCRYPTION};
+use der::asn1::{AnyRef, UintRef};
+use der::{Decode, Encode, Sequence};
+use num_bigint::BigUint;
+use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
+
+use crate::pss::{Digest, Hash, KeySizes, Salt, Scheme, emsa_pss_verify};
+
+/// An RSA public key of 1024 to 8192 bits, with an odd exponent from 3 to 2^33 - 1.
+///
+/// Whether its size is accepted is a matter of policy ([`KeySizes`]), not of this type. Two keys are equal when modulus
+/// and exponent are.
+pub struct PublicKey {
+    modulus: Box<[u8]>,
+    exponent: Box<[u8]>,
+    bits: usize,
+    /// The `SubjectPublicKeyInfo` with the algorithm `rsaEncryption`.
+    spki: Box<[u8]>,
+    restriction: Option<PssRestriction>,
+    /// One prepared key per digest and salt; each is made when it is first used, so that a store of 100,000
+    /// certificates costs memory only for the signers that are seen.
+    prepared: [OnceLock<Option<ParsedPublicKey>>; Digest::ALL.len() * Salt::ALL.len()],
+    /// The salt that last verified: index into [`Salt::ALL`].
+    last_salt: AtomicU8,
+}
+
+/// What an `id-RSASSA-PSS` key says about the signatures made with it (RFC 4055, section 3.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PssRestriction {
+    digest: Digest,
+    min_salt: u32,
+}
+
+impl PublicKey {
+    /// Reads a DER `SubjectPublicKeyInfo` (RFC 5280, 4.1.2.7) with the algorithm `rsaEncryption` or `id-RSASSA-PSS`.
+    ///
+    /// # Errors
+    /// [`PublicKeyError`] when it is no RSA key, or one with an absurd size or exponent.
+    pub fn from_spki(der: &[u8]) -> Result<Self, PublicKeyError> {
+        let spki = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| PublicKeyError::Malformed)?;
+        let restriction = match spki.algorithm.oid {
+            RSA_ENCRYPTION => None,
+            ID_RSASSA_PSS => PssRestriction::from_parameters(spki.algorithm.parameters)?,
+            other => return Err(PublicKeyError::NotRsa { algorithm: algorithm_name(other) }),
+        };
+        let key = spki.subject_public_key.as_bytes().ok_or(PublicKeyError::Malformed)?;
+        let mut key = Self::from_pkcs1(key)?;
+        key.restriction = restriction;
+        Ok(key)
+    }
+
+    /// Reads a DER `RSAPublicKey` (RFC 8017, A.1.1).
+    ///
+    /// # Errors
+    /// [`PublicKeyError`] when it is none, or one with an absurd size or exponent.
+    pub fn from_pkcs1(der: &[u8]) -> Result<Self, PublicKeyError> {
+        let RsaPublicKeyDer { modulus, exponent } =
+            RsaPublicKeyDer::from_der(der).map_err(|_| PublicKeyError::Malformed)?;
+        Self::from_components(modulus.as_bytes(), exponent.as_bytes())
+    }
+
+    /// Takes modulus and exponent, big-endian; leading zero bytes are ignored.
+    ///
+    /// # Errors
+    /// [`PublicKeyError`] when the size or the exponent is absurd.
+    pub fn from_components(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
+        let modulus = strip_zeros(modulus);
+        let exponent = strip_zeros(exponent);
+        let bits = bit_len(modulus);
+        if !(KeySizes::ABSOLUTE_MIN..=KeySizes::MAX).contains(&bits) {
+            return Err(PublicKeyError::Size { bits });
+        }
+        if modulus.last().is_none_or(|byte| byte % 2 == 0) {
+            return Err(PublicKeyError::EvenModulus);
+        }
+        // What aws-lc takes, and far more than any key in use has: RFC 8017 knows no bound, but verification time
+        // grows with the exponent, which an attacker would choose.
+        let exponent_bits = bit_len(exponent);
+        if !(2..=33).contains(&exponent_bits) || exponent.last().is_none_or(|byte| byte % 2 == 0) {
+            return Err(PublicKeyError::Exponent { bits: exponent_bits });
+        }
+        let spki = encode_spki(modulus, exponent).map_err(|_| PublicKeyError::Malformed)?;
+        Ok(Self {
+            modulus: modulus.into(),
+            exponent: exponent.into(),
+            bits,
+            spki: spki.into(),
+            restriction: None,
+            prepared: Default::default(),
+            last_salt: AtomicU8::new(0),
+        })
+    }
+
+    /// The size of the modulus in bits.
+    #[must_use]
+    pub const fn bits(&self) -> usize {
+        self.bits
+    }
+
+    /// The length of a signature in bytes: that of the modulus.
+    #[must_use]
+    pub const fn signature_len(&self) -> usize {
+        self.bits.div_ceil(8)
+    }
+
+    /// The modulus, big-endian, without leading zeros.
+    #[must_use]
+    pub fn modulus(&self) -> &[u8] {
+        &self.modulus
+    }
+
+    /// The public exponent, big-endian, without leading zeros.
+    #[must_use]
+    pub fn exponent(&self) -> &[u8] {
+        &self.exponent
+    }
+
+    /// The DER `SubjectPublicKeyInfo`, always with the algorithm `rsaEncryption`.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// Whether `signature` is this key's RSA-PSS signature of `message` under exactly `scheme`.
+    #[must_use]
+    pub fn verifies(&self, message: &[u8], signature: &[u8], scheme: Scheme) -> bool {
+        signature.len() == self.signature_len()
+            && self.verifies_hash(&lc_hash(scheme.digest, message), signature, scheme)
+    }
+
+    /// Like [`verifies`](Self::verifies), with any of `salts`, the one that last verified under this key first. Says
+    /// which it was. The message is hashed once.
+    pub(crate) fn verifies_any(
+        &self,
+        message: &[u8],
+        signature: &[u8],
+        digest: Digest,
+        salts: &[Salt],
+    ) -> Option<Salt> {
+        if signature.len() != self.signature_len() {
+            return None;
+        }
+        let hash = lc_hash(digest, message);
+        // A hint only: it saves a second try, and no outcome depends on it.
+        let last = Salt::ALL.get(usize::from(self.last_salt.load(Ordering::Relaxed)));
+        let first = salts.iter().filter(|salt| Some(*salt) == last);
+        let others = salts.iter().filter(|salt| Some(*salt) != last);
+        let found = first
+            .chain(others)
+            .find(|salt| self.verifies_hash(&hash, signature, Scheme::new(digest, **salt)))?;
+        if Some(found) != last {
+            self.last_salt.store(salt_index(*found), Ordering::Relaxed);
+        }
+        Some(*found)
+    }
+
+    fn verifies_hash(&self, hash: &lc_digest::Digest, signature: &[u8], scheme: Scheme) -> bool {
+        let Ok(salt_len) = scheme.salt_len(self.bits) else { return false };
+        if let Some(PssRestriction { digest, min_salt }) = self.restriction
+            && (digest != scheme.digest || salt_len < min_salt as usize)
+        {
+            return false;
+        }
+        // aws-lc-rs refuses PSS under keys below 2048 bits; only the policy that is named dangerous asks for it.
+        if self.bits < KeySizes::MIN {
+            return self.verifies_small(hash, signature, scheme, salt_len);
+        }
+        self.prepared(scheme).is_some_and(|key| key.verify_digest_sig(hash, signature).is_ok())
+    }
+
+    fn prepared(&self, scheme: Scheme) -> Option<&ParsedPublicKey> {
+        let slot = scheme.digest as usize * Salt::ALL.len() + usize::from(salt_index(scheme.salt));
+        self.prepared
+            .get(slot)?
+            .get_or_init(|| ParsedPublicKey::new(parameters(scheme), &self.spki).ok())
+            .as_ref()
+    }
+
+    /// RSASSA-PSS-VERIFY (RFC 8017, 8.1.2) for keys that are too small for `aws-lc-rs`.
+    fn verifies_small(
+        &self,
+        hash: &lc_digest::Digest,
+        signature: &[u8],
+        scheme: Scheme,
+        salt_len: usize,
+    ) -> bool {
+        let modulus = BigUint::from_bytes_be(&self.modulus);
+        let signature = BigUint::from_bytes_be(signature);
+        if signature >= modulus {
+            return false;
+        }
+        let message = signature.modpow(&BigUint::from_bytes_be(&self.exponent), &modulus);
+        let bytes = message.to_bytes_be();
+        let Some(zeros) = self.signature_len().checked_sub(bytes.len()) else { return false };
+        let block: Vec<u8> = std::iter::repeat_n(0, zeros).chain(bytes).collect();
+        Hash::from_slice(scheme.digest, hash.as_ref())
+            .is_some_and(|hash| emsa_pss_verify(&hash, &block, salt_len, self.bits))
+    }
+}
+
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.modulus == other.modulus && self.exponent == other.exponent
+    }
+}
+
+impl Eq for PublicKey {}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey(RSA, {} bits)", self.bits)
+    }
+}
+
+impl Clone for PublicKey {
+    fn clone(&self) -> Self {
+        Self {
+            modulus: self.modulus.clone(),
+            exponent: self.exponent.clone(),
+            bits: self.bits,
+            spki: self.spki.clone(),
+            restriction: self.restriction,
+            prepared: Default::default(),
+            last_salt: AtomicU8::new(self.last_salt.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// A public key that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublicKeyError {
+    /// Another algorithm than RSA. Celery refuses these too.
+    #[error("non-RSA keys are not supported; this one is {algorithm}")]
+    NotRsa {
+        /// Name or OID of the algorithm.
+        algorithm: String,
+    },
+    /// The structure is no RSA public key.
+    #[error("the RSA public key is malformed")]
+    Malformed,
+    /// The modulus is too small or too large to consider at all.
+    #[error(
+        "an RSA modulus of {bits} bits is refused; {} to {} bits are read", KeySizes::ABSOLUTE_MIN, KeySizes::MAX
+    )]
+    Size {
+        /// Size of the modulus, in bits.
+        bits: usize,
+    },
+    /// The modulus is even, so it is no product of two odd primes.
+    #[error("the RSA modulus is even")]
+    EvenModulus,
+    /// The exponent is even, too small or too large.
+    #[error("an RSA public exponent of {bits} bits is refused; odd ones of 2 to 33 bits are read")]
+    Exponent {
+        /// Size of the exponent, in bits.
+        bits: usize,
+    },
+    /// An `id-RSASSA-PSS` key whose parameters no scheme here fulfils.
+    #[error("the RSASSA-PSS parameters of the key ask for a digest or mask that is not supported")]
+    Parameters,
+}
+
+impl PssRestriction {
+    fn from_parameters(parameters: Option<AnyRef<'_>>) -> Result<Option<Self>, PublicKeyError> {
+        let Some(parameters) = parameters else { return Ok(None) };
+        let pss: PssParameters =
+            parameters.decode_as().map_err(|_| PublicKeyError::Malformed)?;
+        let digest = pss.hash.as_ref().and_then(PssParameters::digest_of);
+        let mask = pss.mask.as_ref().and_then(PssParameters::mask_digest);
+        match (digest, mask) {
+            (Some(digest), Some(mask)) if digest == mask && pss.trailer.unwrap_or(1) == 1 => {
+                Ok(Some(Self { digest, min_salt: pss.salt_len.unwrap_or(20) }))
+            }
+            // The defaults are SHA-1, which is not supported.
+            _ => Err(PublicKeyError::Parameters),
+        }
+    }
+}
+
+pub(crate) use parameters_der::PssParameters;
+
+/// `RSASSA-PSS-params` (RFC 4055, section 3.1), for keys that carry them and for the certificates that are made here.
+mod parameters_der {
+    use const_oid::ObjectIdentifier;
+    use const_oid::db::rfc5912::{ID_MGF_1, ID_RSASSA_PSS, ID_SHA_256, ID_SHA_384, ID_SHA_512};
+    use der::{Any, Sequence};
+    use x509_cert::spki::AlgorithmIdentifierOwned;
+
+    use crate::pss::{Digest, Scheme, SchemeError};
+
+    /// All fields explicit and optional, as they are on the wire; absent ones mean SHA-1, MGF1 with SHA-1, 20, 1.
+    #[derive(Sequence)]
+    pub(crate) struct PssParameters {
+        #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
+        pub(super) hash: Option<AlgorithmIdentifierOwned>,
+        #[asn1(context_specific = "1", tag_mode = "EXPLICIT", optional = "true")]
+        pub(super) mask: Option<AlgorithmIdentifierOwned>,
+        #[asn1(context_specific = "2", tag_mode = "EXPLICIT", optional = "true")]
+        pub(super) salt_len: Option<u32>,
+        #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
+        pub(super) trailer: Option<u32>,
+    }
+
+    impl PssParameters {
+        pub(super) fn digest_of(id: &AlgorithmIdentifierOwned) -> Option<Digest> {
+            match id.oid {
+                ID_SHA_256 => Some(Digest::Sha256),
+                ID_SHA_384 => Some(Digest::Sha384),
+                ID_SHA_512 => Some(Digest::Sha512),
+                _ => None,
+            }
+        }
+
+        pub(super) fn mask_digest(id: &AlgorithmIdentifierOwned) -> Option<Digest> {
+            let inner = id.parameters.as_ref().filter(|_| id.oid == ID_MGF_1)?;
+            Self::digest_of(&inner.decode_as().ok()?)
+        }
+
+        /// The `AlgorithmIdentifier` of signatures made with `scheme` under a key of `bits` bits.
+        pub(crate) fn algorithm(
+            scheme: Scheme,
+            bits: usize,
+        ) -> Result<AlgorithmIdentifierOwned, SchemeError> {
+            let salt_len = scheme.salt_len(bits)?;
+            let encode = || -> der::Result<AlgorithmIdentifierOwned> {
+                let hash = AlgorithmIdentifierOwned {
+                    oid: digest_oid(scheme.digest),
+                    // RFC 4055, 2.1: encoders write NULL, readers take both.
+                    parameters: Some(Any::null()),
+                };
+                let parameters = Self {
+                    mask: Some(AlgorithmIdentifierOwned {
+                        oid: ID_MGF_1,
+                        parameters: Some(Any::encode_from(&hash)?),
+                    }),
+                    hash: Some(hash),
+                    salt_len: u32::try_from(salt_len).ok(),
+                    trailer: None,
+                };
+                Ok(AlgorithmIdentifierOwned {
+                    oid: ID_RSASSA_PSS,
+                    parameters: Some(Any::encode_from(&parameters)?),
+                })
+            };
+            encode().map_err(|_| SchemeError::KeyTooSmall { bits, scheme })
+        }
+    }
+
+    const fn digest_oid(digest: Digest) -> ObjectIdentifier {
+        match digest {
+            Digest::Sha256 => ID_SHA_256,
+            Digest::Sha384 => ID_SHA_384,
+            Digest::Sha512 => ID_SHA_512,
+        }
+    }
+}
+
+/// `RSAPublicKey` (RFC 8017, A.1.1).
+#[derive(Sequence)]
+struct RsaPublicKeyDer<'a> {
+    modulus: UintRef<'a>,
+    exponent: UintRef<'a>,
+}
+
+fn encode_spki(modulus: &[u8], exponent: &[u8]) -> der::Result<Vec<u8>> {
+    let key = RsaPublicKeyDer { modulus: UintRef::new(modulus)?, exponent: UintRef::new(exponent)? };
+    SubjectPublicKeyInfoOwned {
+        algorithm: x509_cert::spki::AlgorithmIdentifier {
+            oid: RSA_ENCRYPTION,
+            parameters: Some(der::Any::null()),
+        },
+        subject_public_key: der::asn1::BitString::from_bytes(&key.to_der()?)?,
+    }
+    .to_der()
+}
+
+fn parameters(scheme: Scheme) -> &'static RsaParameters {
+    use RsaPssSaltLength::{Digest as SameAsDigest, Max};
+    match (scheme.digest, scheme.salt) {
+        (Digest::Sha256, Salt::DigestLength) => {
+            &const { RSA_PSS_2048_8192_SHA256.with_pss_salt_length(SameAsDigest) }
+        }
+        (Digest::Sha384, Salt::DigestLength) => {
+            &const { RSA_PSS_2048_8192_SHA384.with_pss_salt_length(SameAsDigest) }
+        }
+        (Digest::Sha512, Salt::DigestLength) => {
+            &const { RSA_PSS_2048_8192_SHA512.with_pss_salt_length(SameAsDigest) }
+        }
+        (Digest::Sha256, Salt::Maximum) => {
+            &const { RSA_PSS_2048_8192_SHA256.with_pss_salt_length(Max) }
+        }
+        (Digest::Sha384, Salt::Maximum) => {
+            &const { RSA_PSS_2048_8192_SHA384.with_pss_salt_length(Max) }
+        }
+        (Digest::Sha512, Salt::Maximum) => {
+            &const { RSA_PSS_2048_8192_SHA512.with_pss_salt_length(Max) }
+        }
+    }
+}
+
+/// Hashes with aws-lc, whose verification takes only its own kind of hash.
+fn lc_hash(digest: Digest, message: &[u8]) -> lc_digest::Digest {
+    let algorithm = match digest {
+        Digest::Sha256 => &lc_digest::SHA256,
+        Digest::Sha384 => &lc_digest::SHA384,
+        Digest::Sha512 => &lc_digest::SHA512,
+    };
+    lc_digest::digest(algorithm, message)
+}
+
+const fn salt_index(salt: Salt) -> u8 {
+    match salt {
+        Salt::DigestLength => 0,
+        Salt::Maximum => 1,
+    }
+}
+
+pub(crate) fn algorithm_name(oid: ObjectIdentifier) -> String {
+    const_oid::db::DB
+        .by_oid(&oid)
+        .map_or_else(|| oid.to_string(), |name| format!("{name} ({oid})"))
+}
+
+fn strip_zeros(bytes: &[u8]) -> &[u8] {
+    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    bytes.split_at(start).1
+}
+
+fn bit_len(stripped: &[u8]) -> usize {
+    stripped.first().map_or(0, |first| stripped.len() * 8 - first.leading_zeros() as usize)
+}
