@@ -63,7 +63,10 @@ impl Certificate {
         }
         let parsed = CertificateInner::<Raw>::from_der(der).map_err(CertificateError::Der)?;
         let tbs = parsed.tbs_certificate();
-        let key = tbs.subject_public_key_info().to_der().map_err(CertificateError::Der)?;
+        let key = tbs
+            .subject_public_key_info()
+            .to_der()
+            .map_err(CertificateError::Der)?;
         let public_key = PublicKey::from_spki(&key)?;
         let raw = RawFields::read(der).map_err(CertificateError::Der)?;
         // The parser puts the attributes of an RDN into DER's order. Celery joins them as encoded; a name for which that
@@ -119,7 +122,11 @@ impl Certificate {
         let all = CertificateDer::pem_slice_iter(pem)
             .map(|der| Self::from_der(&der.map_err(CertificateError::Pem)?))
             .collect::<Result<Vec<_>, _>>()?;
-        if all.is_empty() { Err(CertificateError::NoCertificate) } else { Ok(all) }
+        if all.is_empty() {
+            Err(CertificateError::NoCertificate)
+        } else {
+            Ok(all)
+        }
     }
 
     /// Reads one certificate, PEM or DER, whichever it is.
@@ -127,7 +134,11 @@ impl Certificate {
     /// # Errors
     /// As for [`from_der`](Self::from_der) and [`from_pem`](Self::from_pem).
     pub fn from_pem_or_der(bytes: &[u8]) -> Result<Self, CertificateError> {
-        if looks_like_der(bytes) { Self::from_der(bytes) } else { Self::from_pem(bytes) }
+        if looks_like_der(bytes) {
+            Self::from_der(bytes)
+        } else {
+            Self::from_pem(bytes)
+        }
     }
 
     /// Celery's `get_id()`: the issuer's attribute values in encoded order, joined by one space, then a space and the
@@ -238,7 +249,11 @@ impl Certificate {
         signature: &[u8],
         scheme: Scheme,
     ) -> Result<(), BadSignature> {
-        if self.0.public_key.verifies(message, signature, scheme) { Ok(()) } else { Err(BadSignature) }
+        if self.0.public_key.verifies(message, signature, scheme) {
+            Ok(())
+        } else {
+            Err(BadSignature)
+        }
     }
 }
 
@@ -287,7 +302,10 @@ pub enum CertificateError {
     #[error("the certificate is damaged: {0}")]
     Der(#[source] der::Error),
     /// More than [`Certificate::MAX_LEN`].
-    #[error("a certificate of {len} bytes is refused; {} are read", Certificate::MAX_LEN)]
+    #[error(
+        "a certificate of {len} bytes is refused; {} are read",
+        Certificate::MAX_LEN
+    )]
     TooLarge {
         /// Its length, in bytes.
         len: usize,
@@ -338,7 +356,10 @@ impl<'a> RawFields<'a> {
         }
         let _signature_algorithm = AnyRef::decode(&mut reader)?;
         let issuer = AnyRef::decode(&mut reader)?;
-        Ok(Self { serial: serial.value(), issuer: issuer.to_der()? })
+        Ok(Self {
+            serial: serial.value(),
+            issuer: issuer.to_der()?,
+        })
     }
 }
 
@@ -367,7 +388,9 @@ fn issuer_text(name: &Name) -> Result<String, CertificateError> {
 fn decode_utf16(bytes: &[u8]) -> Option<String> {
     let (units, rest) = bytes.as_chunks::<2>();
     let text = char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit)));
-    rest.is_empty().then(|| text.collect::<Result<_, _>>().ok()).flatten()
+    rest.is_empty()
+        .then(|| text.collect::<Result<_, _>>().ok())
+        .flatten()
 }
 
 /// DER certificates start with a SEQUENCE of a long-form length; PEM is text.
@@ -377,11 +400,13 @@ pub(crate) fn looks_like_der(bytes: &[u8]) -> bool {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// A time as RFC 3339 text in UTC, to the second.

@@ -11,13 +11,16 @@
 use std::fmt;
 
 pub use crate::certificate::CertificateError;
-
-
+pub use crate::certificate::issue::IssueError;
+pub use crate::envelope::EnvelopeError;
+pub use crate::open::OpenError;
 pub use crate::pss::SchemeError;
-
+pub use crate::public_key::PublicKeyError;
+pub use crate::seal::SealError;
 pub use crate::signer::SignError;
-
-
+#[cfg(feature = "software")]
+pub use crate::signer::software::KeyError;
+pub use crate::store::StoreError;
 
 /// What a caller may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,7 +46,10 @@ impl ErrorClass {
     /// Whether the same call may be tried again without anybody changing anything.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
-        matches!(self, Self::Transient | Self::SessionLost | Self::Busy | Self::Timeout)
+        matches!(
+            self,
+            Self::Transient | Self::SessionLost | Self::Busy | Self::Timeout
+        )
     }
 
     /// The class in one lower-case word, for logs and metrics labels.
@@ -84,8 +90,14 @@ impl Untrusted {
     /// Keeps the start of `text`.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        let end = text.char_indices().nth(Self::MAX_CHARS).map_or(text.len(), |(at, _)| at);
-        Self { shown: text.get(..end).unwrap_or_default().to_owned(), cut: end < text.len() }
+        let end = text
+            .char_indices()
+            .nth(Self::MAX_CHARS)
+            .map_or(text.len(), |(at, _)| at);
+        Self {
+            shown: text.get(..end).unwrap_or_default().to_owned(),
+            cut: end < text.len(),
+        }
     }
 
     /// Keeps the start of `bytes`; what is not UTF-8 shows as U+FFFD.
@@ -123,11 +135,24 @@ mod tests {
 
     #[test]
     fn untrusted_text_is_escaped_and_cut() {
-        assert_eq!(Untrusted::new("a\nb\u{1b}[31m").to_string(), r#""a\nb\u{1b}[31m""#);
+        assert_eq!(
+            Untrusted::new("a\nb\u{1b}[31m").to_string(),
+            r#""a\nb\u{1b}[31m""#
+        );
         let long = Untrusted::new(&"ä".repeat(1000)).to_string();
-        assert_eq!(long.chars().filter(|c| *c == 'ä').count(), Untrusted::MAX_CHARS);
+        assert_eq!(
+            long.chars().filter(|c| *c == 'ä').count(),
+            Untrusted::MAX_CHARS
+        );
         assert!(long.ends_with('…'));
-        assert_eq!(Untrusted::from_bytes(b"\xff\x00").to_string(), "\"\u{fffd}\\0\"");
-        assert!(Untrusted::from_bytes(&[b'x'; 100_000]).to_string().ends_with('…'));
+        assert_eq!(
+            Untrusted::from_bytes(b"\xff\x00").to_string(),
+            "\"\u{fffd}\\0\""
+        );
+        assert!(
+            Untrusted::from_bytes(&[b'x'; 100_000])
+                .to_string()
+                .ends_with('…')
+        );
     }
 }

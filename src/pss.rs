@@ -70,7 +70,10 @@ impl Digest {
             Self::Sha384 => run(Sha384::default(), parts, out),
             Self::Sha512 => run(Sha512::default(), parts, out),
         }
-        Hash { digest: self, bytes }
+        Hash {
+            digest: self,
+            bytes,
+        }
     }
 }
 
@@ -104,7 +107,10 @@ impl Hash {
 
     pub(crate) fn from_slice(digest: Digest, hash: &[u8]) -> Option<Self> {
         let mut bytes = [0; Self::MAX];
-        bytes.get_mut(..hash.len()).filter(|_| hash.len() == digest.len())?.copy_from_slice(hash);
+        bytes
+            .get_mut(..hash.len())
+            .filter(|_| hash.len() == digest.len())?
+            .copy_from_slice(hash);
         Some(Self { digest, bytes })
     }
 
@@ -228,7 +234,13 @@ impl KeySizes {
     /// broken. For reading what an old system signed while it is being replaced.
     #[must_use]
     pub const fn dangerous_allow_small(min_bits: usize) -> Self {
-        Self { min: if min_bits < Self::ABSOLUTE_MIN { Self::ABSOLUTE_MIN } else { min_bits } }
+        Self {
+            min: if min_bits < Self::ABSOLUTE_MIN {
+                Self::ABSOLUTE_MIN
+            } else {
+                min_bits
+            },
+        }
     }
 
     /// The smallest size that is taken, in bits.
@@ -243,7 +255,10 @@ impl KeySizes {
     /// [`SchemeError::KeySize`] when it is not taken.
     pub const fn check(self, bits: usize) -> Result<(), SchemeError> {
         if bits < self.min || bits > Self::MAX {
-            return Err(SchemeError::KeySize { bits, min: self.min });
+            return Err(SchemeError::KeySize {
+                bits,
+                min: self.min,
+            });
         }
         Ok(())
     }
@@ -266,7 +281,10 @@ pub enum SchemeError {
     #[error("salt {0} is not supported; use digest or max")]
     UnknownSalt(crate::error::Untrusted),
     /// The key is outside the range that the policy takes.
-    #[error("an RSA key of {bits} bits is refused; keys of {min} to {} bits are accepted", KeySizes::MAX)]
+    #[error(
+        "an RSA key of {bits} bits is refused; keys of {min} to {} bits are accepted",
+        KeySizes::MAX
+    )]
     KeySize {
         /// Size of the key, in bits.
         bits: usize,
@@ -305,7 +323,10 @@ pub(crate) fn emsa_pss_encode(
     let db_len = em_len
         .checked_sub(h_len + 1)
         .filter(|db_len| *db_len > salt.len())
-        .ok_or(SchemeError::KeyTooSmall { bits, scheme: Scheme::new(digest, Salt::DigestLength) })?;
+        .ok_or(SchemeError::KeyTooSmall {
+            bits,
+            scheme: Scheme::new(digest, Salt::DigestLength),
+        })?;
     let h = digest.hash_parts(&[&[0; 8], hash.as_bytes(), salt]);
     // DB = PS || 0x01 || salt, masked.
     let mut db = vec![0; db_len - salt.len() - 1];
@@ -330,7 +351,10 @@ pub(crate) fn emsa_pss_verify(hash: &Hash, block: &[u8], salt_len: usize, bits: 
     let Some((head, em)) = block.len().checked_sub(em_len).map(|at| block.split_at(at)) else {
         return false;
     };
-    let Some(db_len) = em_len.checked_sub(digest.len() + 1).filter(|len| *len > salt_len) else {
+    let Some(db_len) = em_len
+        .checked_sub(digest.len() + 1)
+        .filter(|len| *len > salt_len)
+    else {
         return false;
     };
     let (masked_db, rest) = em.split_at(db_len);
@@ -350,7 +374,10 @@ pub(crate) fn emsa_pss_verify(hash: &Hash, block: &[u8], salt_len: usize, bits: 
         return false;
     };
     zeros.iter().all(|byte| *byte == 0)
-        && digest.hash_parts(&[&[0; 8], hash.as_bytes(), salt]).as_bytes() == h
+        && digest
+            .hash_parts(&[&[0; 8], hash.as_bytes(), salt])
+            .as_bytes()
+            == h
 }
 
 /// XORs the MGF1 mask (RFC 8017, B.2.1) of `seed` onto `data`.
@@ -392,13 +419,25 @@ mod tests {
     fn digest_salt_needs_room() {
         let scheme = Scheme::new(Digest::Sha512, Salt::DigestLength);
         assert_eq!(scheme.salt_len(2048).unwrap(), 64);
-        assert_eq!(scheme.salt_len(1024), Err(SchemeError::KeyTooSmall { bits: 1024, scheme }));
-        assert!(Scheme::new(Digest::Sha512, Salt::Maximum).salt_len(512).is_err());
+        assert_eq!(
+            scheme.salt_len(1024),
+            Err(SchemeError::KeyTooSmall { bits: 1024, scheme })
+        );
+        assert!(
+            Scheme::new(Digest::Sha512, Salt::Maximum)
+                .salt_len(512)
+                .is_err()
+        );
     }
 
     #[test]
     fn hashes_are_the_standard_ones() {
-        let hex = |hash: Hash| hash.as_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |hash: Hash| {
+            hash.as_bytes()
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect::<String>()
+        };
         assert_eq!(
             hex(Digest::Sha256.hash(b"abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -416,17 +455,30 @@ mod tests {
                 let block = emsa_pss_encode(&hash, &salt, bits).unwrap();
                 assert_eq!(block.len(), bits.div_ceil(8));
                 assert!(emsa_pss_verify(&hash, &block, salt.len(), bits));
-                assert!(!emsa_pss_verify(&digest.hash(b"messagf"), &block, salt.len(), bits));
+                assert!(!emsa_pss_verify(
+                    &digest.hash(b"messagf"),
+                    &block,
+                    salt.len(),
+                    bits
+                ));
                 assert!(!emsa_pss_verify(&hash, &block, salt.len() - 1, bits));
                 for at in 0..block.len() {
                     let mut bad = block.clone();
                     bad[at] ^= 0x80;
-                    assert!(!emsa_pss_verify(&hash, &bad, salt.len(), bits), "{bits} {at}");
+                    assert!(
+                        !emsa_pss_verify(&hash, &bad, salt.len(), bits),
+                        "{bits} {at}"
+                    );
                 }
             }
         }
         assert!(emsa_pss_encode(&Digest::Sha512.hash(b""), &[0; 64], 1024).is_err());
-        assert!(!emsa_pss_verify(&Digest::Sha512.hash(b""), &[0; 3], 64, 1024));
+        assert!(!emsa_pss_verify(
+            &Digest::Sha512.hash(b""),
+            &[0; 3],
+            64,
+            1024
+        ));
     }
 
     #[test]
@@ -438,7 +490,13 @@ mod tests {
             assert_eq!(salt.to_string().parse::<Salt>().unwrap(), salt);
         }
         assert_eq!("SHA512".parse::<Digest>().unwrap(), Digest::Sha512);
-        assert!("md5".parse::<Digest>().unwrap_err().to_string().contains("md5"));
+        assert!(
+            "md5"
+                .parse::<Digest>()
+                .unwrap_err()
+                .to_string()
+                .contains("md5")
+        );
     }
 
     #[test]

@@ -53,9 +53,16 @@ impl PublicKey {
         let restriction = match spki.algorithm.oid {
             RSA_ENCRYPTION => None,
             ID_RSASSA_PSS => PssRestriction::from_parameters(spki.algorithm.parameters)?,
-            other => return Err(PublicKeyError::NotRsa { algorithm: algorithm_name(other) }),
+            other => {
+                return Err(PublicKeyError::NotRsa {
+                    algorithm: algorithm_name(other),
+                });
+            }
         };
-        let key = spki.subject_public_key.as_bytes().ok_or(PublicKeyError::Malformed)?;
+        let key = spki
+            .subject_public_key
+            .as_bytes()
+            .ok_or(PublicKeyError::Malformed)?;
         let mut key = Self::from_pkcs1(key)?;
         key.restriction = restriction;
         Ok(key)
@@ -89,7 +96,9 @@ impl PublicKey {
         // grows with the exponent, which an attacker would choose.
         let exponent_bits = bit_len(exponent);
         if !(2..=33).contains(&exponent_bits) || exponent.last().is_none_or(|byte| byte % 2 == 0) {
-            return Err(PublicKeyError::Exponent { bits: exponent_bits });
+            return Err(PublicKeyError::Exponent {
+                bits: exponent_bits,
+            });
         }
         let spki = encode_spki(modulus, exponent).map_err(|_| PublicKeyError::Malformed)?;
         Ok(Self {
@@ -167,7 +176,9 @@ impl PublicKey {
     }
 
     fn verifies_hash(&self, hash: &lc_digest::Digest, signature: &[u8], scheme: Scheme) -> bool {
-        let Ok(salt_len) = scheme.salt_len(self.bits) else { return false };
+        let Ok(salt_len) = scheme.salt_len(self.bits) else {
+            return false;
+        };
         if let Some(PssRestriction { digest, min_salt }) = self.restriction
             && (digest != scheme.digest || salt_len < min_salt as usize)
         {
@@ -177,7 +188,8 @@ impl PublicKey {
         if self.bits < KeySizes::MIN {
             return self.verifies_small(hash, signature, scheme, salt_len);
         }
-        self.prepared(scheme).is_some_and(|key| key.verify_digest_sig(hash, signature).is_ok())
+        self.prepared(scheme)
+            .is_some_and(|key| key.verify_digest_sig(hash, signature).is_ok())
     }
 
     fn prepared(&self, scheme: Scheme) -> Option<&ParsedPublicKey> {
@@ -203,7 +215,9 @@ impl PublicKey {
         }
         let message = signature.modpow(&BigUint::from_bytes_be(&self.exponent), &modulus);
         let bytes = message.to_bytes_be();
-        let Some(zeros) = self.signature_len().checked_sub(bytes.len()) else { return false };
+        let Some(zeros) = self.signature_len().checked_sub(bytes.len()) else {
+            return false;
+        };
         let block: Vec<u8> = std::iter::repeat_n(0, zeros).chain(bytes).collect();
         Hash::from_slice(scheme.digest, hash.as_ref())
             .is_some_and(|hash| emsa_pss_verify(&hash, &block, salt_len, self.bits))
@@ -253,7 +267,9 @@ pub enum PublicKeyError {
     Malformed,
     /// The modulus is too small or too large to consider at all.
     #[error(
-        "an RSA modulus of {bits} bits is refused; {} to {} bits are read", KeySizes::ABSOLUTE_MIN, KeySizes::MAX
+        "an RSA modulus of {bits} bits is refused; {} to {} bits are read",
+        KeySizes::ABSOLUTE_MIN,
+        KeySizes::MAX
     )]
     Size {
         /// Size of the modulus, in bits.
@@ -275,14 +291,20 @@ pub enum PublicKeyError {
 
 impl PssRestriction {
     fn from_parameters(parameters: Option<AnyRef<'_>>) -> Result<Option<Self>, PublicKeyError> {
-        let Some(parameters) = parameters else { return Ok(None) };
-        let pss: PssParameters =
-            parameters.decode_as().map_err(|_| PublicKeyError::Malformed)?;
+        let Some(parameters) = parameters else {
+            return Ok(None);
+        };
+        let pss: PssParameters = parameters
+            .decode_as()
+            .map_err(|_| PublicKeyError::Malformed)?;
         let digest = pss.hash.as_ref().and_then(PssParameters::digest_of);
         let mask = pss.mask.as_ref().and_then(PssParameters::mask_digest);
         match (digest, mask) {
             (Some(digest), Some(mask)) if digest == mask && pss.trailer.unwrap_or(1) == 1 => {
-                Ok(Some(Self { digest, min_salt: pss.salt_len.unwrap_or(20) }))
+                Ok(Some(Self {
+                    digest,
+                    min_salt: pss.salt_len.unwrap_or(20),
+                }))
             }
             // The defaults are SHA-1, which is not supported.
             _ => Err(PublicKeyError::Parameters),
@@ -376,7 +398,10 @@ struct RsaPublicKeyDer<'a> {
 }
 
 fn encode_spki(modulus: &[u8], exponent: &[u8]) -> der::Result<Vec<u8>> {
-    let key = RsaPublicKeyDer { modulus: UintRef::new(modulus)?, exponent: UintRef::new(exponent)? };
+    let key = RsaPublicKeyDer {
+        modulus: UintRef::new(modulus)?,
+        exponent: UintRef::new(exponent)?,
+    };
     SubjectPublicKeyInfoOwned {
         algorithm: x509_cert::spki::AlgorithmIdentifier {
             oid: RSA_ENCRYPTION,
@@ -435,10 +460,15 @@ pub(crate) fn algorithm_name(oid: ObjectIdentifier) -> String {
 }
 
 fn strip_zeros(bytes: &[u8]) -> &[u8] {
-    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len());
+    let start = bytes
+        .iter()
+        .position(|byte| *byte != 0)
+        .unwrap_or(bytes.len());
     bytes.split_at(start).1
 }
 
 fn bit_len(stripped: &[u8]) -> usize {
-    stripped.first().map_or(0, |first| stripped.len() * 8 - first.leading_zeros() as usize)
+    stripped.first().map_or(0, |first| {
+        stripped.len() * 8 - first.leading_zeros() as usize
+    })
 }

@@ -1,6 +1,5 @@
 //! [`Signer`]: a private RSA key that signs messages, and the certificate that belongs to it.
 
-
 #[cfg(feature = "software")]
 pub mod software;
 
@@ -139,7 +138,9 @@ pub(crate) fn check_pair(
     sizes.check(key.bits())?;
     scheme.salt_len(key.bits())?;
     if key != certificate.public_key() {
-        return Err(SignError::KeyMismatch { certificate: certificate.id().to_owned() });
+        return Err(SignError::KeyMismatch {
+            certificate: certificate.id().to_owned(),
+        });
     }
     Ok(())
 }

@@ -41,11 +41,7 @@ impl SoftwareKey {
     /// # Errors
     /// [`KeyError`] when there is no such key, when the password is missing, not wanted or wrong, or when the key is not
     /// RSA or does not fit the scheme.
-    pub fn from_pem(
-        pem: &[u8],
-        password: Option<&[u8]>,
-        scheme: Scheme,
-    ) -> Result<Self, KeyError> {
+    pub fn from_pem(pem: &[u8], password: Option<&[u8]>, scheme: Scheme) -> Result<Self, KeyError> {
         let section = PemSection::find(pem)?;
         match (section.label, password) {
             ("PRIVATE KEY", None) => Self::from_pkcs8(section.decode()?.as_bytes(), scheme),
@@ -54,12 +50,16 @@ impl SoftwareKey {
                 let document = section.decode()?;
                 let encrypted = EncryptedPrivateKeyInfoRef::from_der(document.as_bytes())
                     .map_err(|_| KeyError::Malformed)?;
-                let plain = encrypted.decrypt(password).map_err(|_| KeyError::WrongPassword)?;
+                let plain = encrypted
+                    .decrypt(password)
+                    .map_err(|_| KeyError::WrongPassword)?;
                 Self::from_pkcs8(plain.as_bytes(), scheme)
             }
             ("ENCRYPTED PRIVATE KEY", None) => Err(KeyError::PasswordMissing),
             ("PRIVATE KEY" | "RSA PRIVATE KEY", Some(_)) => Err(KeyError::PasswordNotWanted),
-            (label, _) => Err(KeyError::Unsupported { label: label.to_owned() }),
+            (label, _) => Err(KeyError::Unsupported {
+                label: label.to_owned(),
+            }),
         }
     }
 
@@ -73,7 +73,9 @@ impl SoftwareKey {
             RSA_ENCRYPTION => Self::from_pkcs1(info.private_key.as_bytes(), scheme),
             // Its parameters would bind the scheme, and no tool of this field makes such keys by default.
             ID_RSASSA_PSS => Err(KeyError::PssKey),
-            other => Err(KeyError::NotRsa { algorithm: algorithm_name(other) }),
+            other => Err(KeyError::NotRsa {
+                algorithm: algorithm_name(other),
+            }),
         }
     }
 
@@ -82,15 +84,20 @@ impl SoftwareKey {
     /// # Errors
     /// [`KeyError`] when it is none or does not fit the scheme.
     pub fn from_pkcs1(der: &[u8], scheme: Scheme) -> Result<Self, KeyError> {
-        let pair = RsaKeyPair::from_der(der).map_err(|rejected| match rejected.to_string().as_str() {
-            "TooSmall" | "TooLarge" => KeyError::Size,
-            _ => KeyError::Malformed,
-        })?;
-        let public_key = PublicKey::from_pkcs1(pair.public_key().as_ref())
-            .map_err(|_| KeyError::Malformed)?;
+        let pair =
+            RsaKeyPair::from_der(der).map_err(|rejected| match rejected.to_string().as_str() {
+                "TooSmall" | "TooLarge" => KeyError::Size,
+                _ => KeyError::Malformed,
+            })?;
+        let public_key =
+            PublicKey::from_pkcs1(pair.public_key().as_ref()).map_err(|_| KeyError::Malformed)?;
         KeySizes::default().check(public_key.bits())?;
         scheme.salt_len(public_key.bits())?;
-        Ok(Self { pair, public_key, scheme })
+        Ok(Self {
+            pair,
+            public_key,
+            scheme,
+        })
     }
 }
 
@@ -106,8 +113,15 @@ impl SigningKey for SoftwareKey {
     fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
-            .sign(encoding(self.scheme), &SystemRandom::new(), message, &mut signature)
-            .map_err(|_| SignError::Software { scheme: self.scheme })?;
+            .sign(
+                encoding(self.scheme),
+                &SystemRandom::new(),
+                message,
+                &mut signature,
+            )
+            .map_err(|_| SignError::Software {
+                scheme: self.scheme,
+            })?;
         Ok(signature)
     }
 }
@@ -147,7 +161,12 @@ impl SoftwareSigner {
     /// # Errors
     /// [`SignError::KeyMismatch`] when they do not belong together.
     pub fn new(key: SoftwareKey, certificate: Certificate) -> Result<Self, SignError> {
-        check_pair(key.public_key(), &certificate, key.scheme, KeySizes::default())?;
+        check_pair(
+            key.public_key(),
+            &certificate,
+            key.scheme,
+            KeySizes::default(),
+        )?;
         tracing::info!(
             signer = certificate.id(),
             bits = key.public_key.bits(),
@@ -169,7 +188,11 @@ impl Signer for SoftwareSigner {
 
     fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
         let signature = self.key.sign_message(message)?;
-        tracing::debug!(signer = self.certificate.id(), bytes = message.len(), "signed");
+        tracing::debug!(
+            signer = self.certificate.id(),
+            bytes = message.len(),
+            "signed"
+        );
         Ok(Signature::new(signature, self.certificate.clone()))
     }
 }
@@ -206,10 +229,16 @@ pub enum KeyError {
         algorithm: String,
     },
     /// An `id-RSASSA-PSS` key.
-    #[error("the private key is restricted to RSASSA-PSS parameters, which is not supported; use a plain RSA key")]
+    #[error(
+        "the private key is restricted to RSASSA-PSS parameters, which is not supported; use a plain RSA key"
+    )]
     PssKey,
     /// The key's size is not accepted.
-    #[error("RSA keys of {} to {} bits are accepted in software; this one is outside", KeySizes::MIN, KeySizes::MAX)]
+    #[error(
+        "RSA keys of {} to {} bits are accepted in software; this one is outside",
+        KeySizes::MIN,
+        KeySizes::MAX
+    )]
     Size,
     /// The scheme does not fit the key.
     #[error(transparent)]
@@ -221,7 +250,9 @@ pub enum KeyError {
     #[error("a password was given, but the private key is stored without one")]
     PasswordNotWanted,
     /// The password is wrong, or the encryption is of a kind that is not read.
-    #[error("the private key cannot be decrypted: wrong password, or an encryption other than PBES2 with AES or 3DES")]
+    #[error(
+        "the private key cannot be decrypted: wrong password, or an encryption other than PBES2 with AES or 3DES"
+    )]
     WrongPassword,
 }
 
@@ -250,7 +281,8 @@ impl<'a> PemSection<'a> {
             .windows(BEGIN.len())
             .position(|window| window == BEGIN.as_bytes())
             .ok_or(KeyError::NoKey)?;
-        let mut rest = std::str::from_utf8(pem.split_at(start).1).map_err(|_| KeyError::Malformed)?;
+        let mut rest =
+            std::str::from_utf8(pem.split_at(start).1).map_err(|_| KeyError::Malformed)?;
         while let Some((_, from)) = rest.split_once(BEGIN) {
             let (label, body) = from.split_once("-----").ok_or(KeyError::Malformed)?;
             let end = format!("-----END {label}-----");
@@ -272,8 +304,7 @@ impl<'a> PemSection<'a> {
     }
 
     fn decode(&self) -> Result<SecretDocument, KeyError> {
-        let (_, document) =
-            SecretDocument::from_pem(self.text).map_err(|_| KeyError::Malformed)?;
+        let (_, document) = SecretDocument::from_pem(self.text).map_err(|_| KeyError::Malformed)?;
         Ok(document)
     }
 }

@@ -1,0 +1,64 @@
+//! Keys in memory, and certificates for them.
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use taskseal::certificate::issue;
+use taskseal::pss::Scheme;
+use taskseal::{Certificate, Signer, SoftwareKey, SoftwareSigner};
+
+/// PKCS#8 of one key of each size, made once per process: 2048, 3072, 4096 bits.
+static PKCS8: [LazyLock<Vec<u8>>; 3] = [
+    LazyLock::new(|| generate(KeySize::Rsa2048)),
+    LazyLock::new(|| generate(KeySize::Rsa3072)),
+    LazyLock::new(|| generate(KeySize::Rsa4096)),
+];
+
+/// Another 2048-bit key.
+static OTHER: LazyLock<Vec<u8>> = LazyLock::new(|| generate(KeySize::Rsa2048));
+
+fn generate(size: KeySize) -> Vec<u8> {
+    let pair = KeyPair::generate(size).unwrap();
+    let der: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    der.as_ref().to_vec()
+}
+
+/// The PKCS#8 of the key of that size.
+pub fn pkcs8(bits: usize) -> &'static [u8] {
+    match bits {
+        2048 => &PKCS8[0],
+        3072 => &PKCS8[1],
+        4096 => &PKCS8[2],
+        other => panic!("no key of {other} bits here"),
+    }
+}
+
+/// The key of that size.
+pub fn key(bits: usize, scheme: Scheme) -> SoftwareKey {
+    SoftwareKey::from_pkcs8(pkcs8(bits), scheme).unwrap()
+}
+
+/// A 2048-bit key that is not [`key`]'s.
+pub fn other_key(scheme: Scheme) -> SoftwareKey {
+    SoftwareKey::from_pkcs8(&OTHER, scheme).unwrap()
+}
+
+/// A certificate for a key, valid from an hour ago for a day.
+pub fn certificate(key: &SoftwareKey, subject: &str) -> Certificate {
+    let now = SystemTime::now();
+    issue::self_sign(key, subject, now - hours(1), now + hours(24)).unwrap()
+}
+
+/// A signer of that size with a certificate valid now.
+pub fn signer(bits: usize, scheme: Scheme, subject: &str) -> Arc<dyn Signer> {
+    let key = key(bits, scheme);
+    let certificate = certificate(&key, subject);
+    Arc::new(SoftwareSigner::new(key, certificate).unwrap())
+}
+
+/// So many hours.
+pub fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3600)
+}
