@@ -28,7 +28,7 @@ impl Digest {
 
     /// Length of the digest in bytes (`hLen`).
     #[must_use]
-    pub const fn len(self) -> usize {
+    pub const fn output_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha384 => 48,
@@ -64,7 +64,7 @@ impl Digest {
             debug_assert!(done.is_ok());
         }
         let mut bytes = [0; Hash::MAX];
-        let (out, _) = bytes.split_at_mut(self.len());
+        let (out, _) = bytes.split_at_mut(self.output_len());
         match self {
             Self::Sha256 => run(Sha256::default(), parts, out),
             Self::Sha384 => run(Sha384::default(), parts, out),
@@ -109,7 +109,7 @@ impl Hash {
         let mut bytes = [0; Self::MAX];
         bytes
             .get_mut(..hash.len())
-            .filter(|_| hash.len() == digest.len())?
+            .filter(|_| hash.len() == digest.output_len())?
             .copy_from_slice(hash);
         Some(Self { digest, bytes })
     }
@@ -120,10 +120,10 @@ impl Hash {
         self.digest
     }
 
-    /// The bytes, [`Digest::len`] of them.
+    /// The bytes, [`Digest::output_len`] of them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.split_at(self.digest.len()).0
+        self.bytes.split_at(self.digest.output_len()).0
     }
 }
 
@@ -200,11 +200,11 @@ impl Scheme {
     /// [`SchemeError::KeyTooSmall`] when the encoded message does not hold digest and salt (RFC 8017, 9.1.1, step 3).
     pub fn salt_len(self, bits: usize) -> Result<usize, SchemeError> {
         let room = em_len(bits)
-            .checked_sub(self.digest.len() + 2)
+            .checked_sub(self.digest.output_len() + 2)
             .ok_or(SchemeError::KeyTooSmall { bits, scheme: self })?;
         match self.salt {
             Salt::Maximum => Ok(room),
-            Salt::DigestLength if self.digest.len() <= room => Ok(self.digest.len()),
+            Salt::DigestLength if self.digest.output_len() <= room => Ok(self.digest.output_len()),
             Salt::DigestLength => Err(SchemeError::KeyTooSmall { bits, scheme: self }),
         }
     }
@@ -319,7 +319,7 @@ pub(crate) fn emsa_pss_encode(
 ) -> Result<Vec<u8>, SchemeError> {
     let digest = hash.digest();
     let em_len = em_len(bits);
-    let h_len = digest.len();
+    let h_len = digest.output_len();
     let db_len = em_len
         .checked_sub(h_len + 1)
         .filter(|db_len| *db_len > salt.len())
@@ -352,7 +352,7 @@ pub(crate) fn emsa_pss_verify(hash: &Hash, block: &[u8], salt_len: usize, bits: 
         return false;
     };
     let Some(db_len) = em_len
-        .checked_sub(digest.len() + 1)
+        .checked_sub(digest.output_len() + 1)
         .filter(|len| *len > salt_len)
     else {
         return false;
@@ -382,7 +382,7 @@ pub(crate) fn emsa_pss_verify(hash: &Hash, block: &[u8], salt_len: usize, bits: 
 
 /// XORs the MGF1 mask (RFC 8017, B.2.1) of `seed` onto `data`.
 fn mgf1_xor(digest: Digest, seed: &[u8], data: &mut [u8]) {
-    for (counter, chunk) in (0_u32..).zip(data.chunks_mut(digest.len())) {
+    for (counter, chunk) in (0_u32..).zip(data.chunks_mut(digest.output_len())) {
         let mask = digest.hash_parts(&[seed, &counter.to_be_bytes()]);
         for (byte, mask) in chunk.iter_mut().zip(mask.as_bytes()) {
             *byte ^= mask;
@@ -451,7 +451,7 @@ mod tests {
         for bits in [2048, 2049, 2050, 2055, 2056, 3072] {
             for digest in Digest::ALL {
                 let hash = digest.hash(b"message");
-                let salt = vec![7; digest.len()];
+                let salt = vec![7; digest.output_len()];
                 let block = emsa_pss_encode(&hash, &salt, bits).unwrap();
                 assert_eq!(block.len(), bits.div_ceil(8));
                 assert!(emsa_pss_verify(&hash, &block, salt.len(), bits));
