@@ -1,4 +1,58 @@
-//! taskseal: sign messages with keys that never leave the HSM.
+//! taskseal signs messages with RSA-PSS keys that never leave the HSM, packs them as Celery's `auth` serializer does, and
+//! opens them again with a store of X.509 certificates. A stock Celery opens what taskseal seals, and the other way round.
+//!
+//! # Seal and open
+//!
+//! ```
+//! use std::sync::Arc;
+//! use taskseal::{FsCertStore, Opener, Sealer};
+//! # use taskseal::{Certificate, SoftwareKey, SoftwareSigner, pss::Scheme};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let key = SoftwareKey::from_pem(include_bytes!("../docs/examples/worker.key"), None, Scheme::default())?;
+//! # let certificate = Certificate::from_pem(include_bytes!("../docs/examples/worker.pem"))?;
+//! # let signer = SoftwareSigner::new(key, certificate)?;
+//! // `signer`: a Pkcs11Signer, or whatever else implements Signer.
+//! let sealer = Sealer::new(Arc::new(signer));
+//! let sealed = sealer.seal(&(["Alice"], {}, {}))?;
+//!
+//! // On the other side: everything that is not signed by a certificate of the store is refused.
+//! let opener = Opener::new(FsCertStore::open("docs/examples/*.pem")?);
+//! let opened = opener.open_message(sealed.content_type(), sealed.as_bytes())?;
+//! assert_eq!(opened.signer().id(), "Example CA worker-7 7");
+//! let (args, (), ()): ([String; 1], (), ()) = opened.json()?;
+//! assert_eq!(args, ["Alice"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The surface
+//!
+//! * **Sealing**: [`Sealer`] = a [`Signer`] + a [`Format`] + what the bodies are. A signer gets the message, never a digest.
+//! * **Signers**: [`Pkcs11Signer`] (feature `pkcs11`), whose key is an object on a token, and [`SoftwareSigner`] (feature
+//!   `software`), whose key is in memory and which nobody falls back to. Digest and salt length are a [`pss::Scheme`].
+//! * **Opening**: [`Opener`] = a [`CertStore`] + a [`Policy`], which is closed by default. There is no way to get at a
+//!   body without verifying it, except [`envelope::dangerous_inspect_unverified`].
+//! * **Certificates**: [`Certificate`], whose [`id`](Certificate::id) is Celery's signer id; [`MemoryCertStore`] and
+//!   [`FsCertStore`]; [`certificate::issue`] makes self-signed ones and requests.
+//! * **Errors**: one type per boundary in [`error`], each with an [`ErrorClass`] to decide by.
+//!
+//! # What it refuses to do
+//!
+//! * Fall back: from a token to memory, from a wanted salt to another, from a sealed message to an unsigned one.
+//! * Use a key that can be read out of its token, or try a PIN again that the token has called wrong.
+//! * Believe a content type because a message says so. The signature of Celery's formats covers the body alone: see the
+//!   [threat model](https://docs.rs/crate/taskseal/latest/source/docs/threat-model.md) for what that leaves open.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `pkcs11` | yes | keys on PKCS#11 tokens |
+//! | `software` | yes | keys in memory |
+//!
+//! With `default-features = false, features = ["pkcs11"]` no code that loads or generates a private key in memory is
+//! compiled in. A test proves it.
+
 pub mod certificate;
 pub mod envelope;
 pub mod error;
@@ -11,14 +65,30 @@ pub mod seal;
 pub mod signer;
 pub mod store;
 
-pub use certificate::{BadSignature, Certificate, CertificateError};
-pub use envelope::{Envelope, EnvelopeError, Format};
-pub use error::ErrorClass;
-pub use open::{OpenError, Opened, Opener, Policy};
-pub use public_key::{PublicKey, PublicKeyError};
-pub use seal::{SealError, Sealed, Sealer};
+// Sealing and opening.
+pub use envelope::{Envelope, Format};
+pub use open::{Opened, Opener, Policy};
+pub use seal::{Sealed, Sealer};
+
+// Signers.
 #[cfg(feature = "software")]
-pub use signer::software::{KeyError, SoftwareKey, SoftwareSigner};
-pub use signer::{SignError, Signature, Signer, SigningKey};
+pub use signer::software::{SoftwareKey, SoftwareSigner};
+pub use signer::{Signature, Signer, SigningKey};
+
+// Certificates.
+pub use certificate::Certificate;
+pub use public_key::PublicKey;
 pub use store::fs::FsCertStore;
-pub use store::{CertStore, MemoryCertStore, StoreError};
+pub use store::{CertStore, MemoryCertStore};
+
+// Errors.
+pub use certificate::{BadSignature, CertificateError};
+pub use envelope::EnvelopeError;
+pub use error::ErrorClass;
+pub use open::OpenError;
+pub use public_key::PublicKeyError;
+pub use seal::SealError;
+pub use signer::SignError;
+#[cfg(feature = "software")]
+pub use signer::software::KeyError;
+pub use store::StoreError;
