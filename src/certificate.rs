@@ -371,11 +371,19 @@ fn issuer_text(name: &Name) -> Result<String, CertificateError> {
         }
         let value = attribute.value.value();
         let decoded = match attribute.value.tag() {
-            // Python's cryptography hands these out as bytes, which Celery cannot join.
-            Tag::BitString => None,
             Tag::BmpString => decode_utf16(value),
-            // Everything else is read as UTF-8, TeletexString too.
-            _ => std::str::from_utf8(value).ok().map(str::to_owned),
+            // The types that Python's cryptography reads, all of them as UTF-8, TeletexString too.
+            Tag::Utf8String
+            | Tag::PrintableString
+            | Tag::Ia5String
+            | Tag::TeletexString
+            | Tag::NumericString
+            | Tag::VisibleString
+            | Tag::OctetString
+            | Tag::UtcTime
+            | Tag::GeneralizedTime => std::str::from_utf8(value).ok().map(str::to_owned),
+            // A BIT STRING comes out of it as bytes, which Celery cannot join; other types do not come out at all.
+            _ => None,
         };
         let decoded = decoded.ok_or_else(|| CertificateError::IssuerAttribute {
             attribute: attribute.oid.to_string(),
