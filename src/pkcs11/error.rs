@@ -1,0 +1,392 @@
+//! What a token, its module or its configuration did wrong.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::module::{Answer, CallError};
+use super::pin::PinError;
+use super::provision::KeyInfo;
+use super::rv::Rv;
+use super::token::TokenInfo;
+use super::uri::UriError;
+use crate::certificate::{CertificateError, hex};
+use crate::error::ErrorClass;
+use crate::pss::{Scheme, SchemeError};
+
+/// What a token, its module or its configuration did wrong.
+///
+/// Each error of a call names the function (`C_Sign`), the return value (`CKR_DEVICE_ERROR`) and the token, and says
+/// what to do. None holds a PIN.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The URI cannot be used.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// Nothing says which module to load.
+    #[error("no PKCS#11 module is named; add ?module-path=/path/to/module.so to the URI")]
+    NoModule,
+    /// No module of that name.
+    #[error(
+        "no PKCS#11 module {name:?} was found; looked for {}; give module-path instead",
+        paths(looked)
+    )]
+    ModuleNotFound {
+        /// The name, as in `module-name`.
+        name: String,
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// The module cannot be loaded or initialised.
+    #[error("the PKCS#11 module {} cannot be used: {reason}", path.display())]
+    ModuleLoad {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The module is not the one that the URI's `library-…` attributes describe.
+    #[error("the module {} is not the library that the URI describes: it says {is}", path.display())]
+    LibraryMismatch {
+        /// The file.
+        path: PathBuf,
+        /// What it says of itself.
+        is: String,
+    },
+    /// A call failed.
+    #[error("{call}{}; {}", at(token.as_deref()), advice(call))]
+    Call {
+        /// The function and what came back.
+        call: CallError,
+        /// On which token.
+        token: Option<Box<TokenInfo>>,
+    },
+    /// No token has the attributes.
+    #[error("no token with {wanted}; {}", present(found))]
+    TokenNotFound {
+        /// What was looked for.
+        wanted: TokenWanted,
+        /// What was there.
+        found: Vec<TokenInfo>,
+    },
+    /// More than one token has the attributes.
+    #[error("{} tokens have {wanted}; add serial or slot-id to say which: {}", found.len(), list(found))]
+    SeveralTokens {
+        /// What was looked for.
+        wanted: TokenWanted,
+        /// Which they are.
+        found: Vec<TokenInfo>,
+    },
+    /// No private RSA key fits.
+    #[error("no private RSA key with {wanted} on {token}; {}", keys(found))]
+    KeyNotFound {
+        /// What was looked for.
+        wanted: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// The private keys that are there.
+        found: Vec<KeyInfo>,
+    },
+    /// More than one private RSA key fits.
+    #[error("{} private RSA keys on {token} have {wanted}; say which by id: {}", found.len(), list(found))]
+    SeveralKeys {
+        /// What was looked for.
+        wanted: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// Which they are.
+        found: Vec<KeyInfo>,
+    },
+    /// The key's modulus or exponent cannot be read, or is absurd.
+    #[error("the public half of key {key} on {token} cannot be used: {reason}")]
+    PublicHalf {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// Why not.
+        reason: String,
+    },
+    /// The key can leave the token, or may be able to.
+    #[error(
+        "the key {key} on {token} is refused: {reason}; generate a key in the token (sensitive, not extractable), or \
+         name the unsafe choice (dangerous_allow_extractable)"
+    )]
+    Extractable {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// Which attribute says so.
+        reason: &'static str,
+    },
+    /// The key must not sign.
+    #[error("the key {key} on {token} has CKA_SIGN = false and cannot sign; use a signing key")]
+    NotForSigning {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+    },
+    /// The key or its size does not fit the scheme.
+    #[error(transparent)]
+    Scheme(#[from] SchemeError),
+    /// The token makes no signature of this scheme, by no way that is known.
+    #[error("{token} cannot sign with {scheme} (salt of {salt_len} bytes): {}; use the other salt or another token", tried.join("; "))]
+    Unsupported {
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// What was wanted.
+        scheme: Scheme,
+        /// Length of the salt, in bytes.
+        salt_len: usize,
+        /// Which mechanisms were tried and what came back.
+        tried: Vec<String>,
+    },
+    /// The token gave a signature that is not this key's.
+    #[error(
+        "{token} answered with {len} bytes that are no signature of key {key}; they are thrown away and the session is \
+         given up: a stale handle may have named another key"
+    )]
+    WrongSignature {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// How many bytes came.
+        len: usize,
+    },
+    /// There is no PIN to log in with.
+    #[error("no PIN for {token}: {source}")]
+    NoPin {
+        /// For which token.
+        token: Box<TokenInfo>,
+        /// Why not.
+        #[source]
+        source: PinError,
+    },
+    /// The token called the PIN wrong, just now.
+    #[error(
+        "{call}: {token} refused the PIN from {origin}; {}; it is not tried again",
+        advice(call)
+    )]
+    PinRefused {
+        /// What came back.
+        call: CallError,
+        /// Which token.
+        token: Box<TokenInfo>,
+        /// Where the PIN came from.
+        origin: String,
+    },
+    /// The token called this PIN wrong before; it was not shown to it again.
+    #[error(
+        "{token} refused the PIN from {origin} before ({rv}), so it was not tried again; provide another PIN"
+    )]
+    PinRefusedBefore {
+        /// Which token.
+        token: Box<TokenInfo>,
+        /// Where the PIN came from.
+        origin: String,
+        /// What the token said then.
+        rv: Rv,
+    },
+    /// One more wrong PIN would lock the token.
+    #[error(
+        "{token} has one PIN try left, so no login was made; log in with the right PIN by the token's own tool, or name \
+         the unsafe choice (dangerous_login_on_final_try)"
+    )]
+    FinalTry {
+        /// Which token.
+        token: Box<TokenInfo>,
+    },
+    /// The PIN is locked.
+    #[error("the PIN of {token} is locked; the security officer must set a new one")]
+    Locked {
+        /// Which token.
+        token: Box<TokenInfo>,
+    },
+    /// Every session is in use.
+    #[error(
+        "no session on {token} became free within {waited:?}; all {sessions} are in use: raise max_sessions or \
+         session_wait, or sign less at once"
+    )]
+    Busy {
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// How long the caller waited.
+        waited: Duration,
+        /// How many sessions there are.
+        sessions: usize,
+    },
+    /// No certificate on the token belongs to the key.
+    #[error(
+        "no certificate for key {key} on {token}; import it, or give the certificate as a file"
+    )]
+    CertificateNotFound {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+    },
+    /// Several certificates on the token belong to the key.
+    #[error("{} certificates on {token} belong to key {key}: {}; give the one that is meant as a file", found.len(), found.join(", "))]
+    SeveralCertificates {
+        /// Label and id of the key.
+        key: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// Their ids.
+        found: Vec<String>,
+    },
+    /// A certificate could not be read.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Neither a certificate nor the wish for the token's was given.
+    #[error(
+        "the signer has no certificate; give one, or ask for the token's (certificate_from_token)"
+    )]
+    NoCertificate,
+    /// What was to be made is there already.
+    #[error("{what} is already on {on}; nothing was changed")]
+    Exists {
+        /// What is there.
+        what: String,
+        /// Where.
+        on: String,
+    },
+    /// Every slot holds an initialised token.
+    #[error("no uninitialised token in {}; {}", module.display(), present(found))]
+    NoBlankToken {
+        /// The module.
+        module: PathBuf,
+        /// What was there.
+        found: Vec<TokenInfo>,
+    },
+    /// Something that was asked for makes no sense.
+    #[error("{0}")]
+    Argument(String),
+}
+
+impl Error {
+    pub(crate) fn call(call: CallError, token: Option<&TokenInfo>) -> Self {
+        Self::Call {
+            call,
+            token: token.cloned().map(Box::new),
+        }
+    }
+
+    /// What a caller may do about it.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Call { call, .. } => call.class(),
+            // An empty token store or a dead server look exactly like this, and come back.
+            Self::TokenNotFound { .. } | Self::KeyNotFound { .. } => ErrorClass::Transient,
+            Self::WrongSignature { .. } => ErrorClass::SessionLost,
+            Self::NoPin { .. }
+            | Self::PinRefused { .. }
+            | Self::PinRefusedBefore { .. }
+            | Self::FinalTry { .. }
+            | Self::Locked { .. } => ErrorClass::Credential,
+            Self::Busy { .. } => ErrorClass::Busy,
+            _ => ErrorClass::Permanent,
+        }
+    }
+}
+
+impl CallError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match &self.answer {
+            Answer::Rv(rv) => rv.class(),
+            Answer::NoFunction => ErrorClass::Permanent,
+            Answer::Malformed(_) => ErrorClass::SessionLost,
+        }
+    }
+}
+
+/// Which token was looked for, and in which module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWanted {
+    /// The module.
+    pub module: PathBuf,
+    /// The attributes, as text.
+    pub attributes: String,
+}
+
+impl fmt::Display for TokenWanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", self.attributes, self.module.display())
+    }
+}
+
+/// Label and id of an object, as errors and logs show them.
+pub(crate) fn object_name(label: &str, id: &[u8]) -> String {
+    format!(
+        "{label:?} (id {})",
+        if id.is_empty() {
+            "empty".to_owned()
+        } else {
+            hex(id)
+        }
+    )
+}
+
+fn at(token: Option<&TokenInfo>) -> String {
+    token
+        .map(|token| format!(" on {token}"))
+        .unwrap_or_default()
+}
+
+fn advice(call: &CallError) -> &'static str {
+    match call.answer {
+        Answer::Rv(rv) => rv.advice(),
+        Answer::NoFunction => "the module lacks what is needed; ask its vendor for a newer one",
+        Answer::Malformed(_) => {
+            "the module answers against the standard; ask its vendor for a newer one"
+        }
+    }
+}
+
+fn present(found: &[TokenInfo]) -> String {
+    if found.is_empty() {
+        return "it shows no token at all: check the module's configuration (for SoftHSM, SOFTHSM2_CONF) and that its \
+                device or server is there"
+            .to_owned();
+    }
+    format!("there is: {}", list(found))
+}
+
+fn keys(found: &[KeyInfo]) -> String {
+    if found.is_empty() {
+        "it shows no private key".to_owned()
+    } else {
+        format!("there is: {}", list(found))
+    }
+}
+
+/// The most that an error lists.
+const MAX_LISTED: usize = 20;
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    let mut text = items
+        .iter()
+        .take(MAX_LISTED)
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if items.len() > MAX_LISTED {
+        text.push_str(&format!(" and {} more", items.len() - MAX_LISTED));
+    }
+    text
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,239 @@
+//! Tokens: what they say of themselves, and which one is meant.
+
+use std::fmt;
+
+use super::error::{Error, TokenWanted};
+use super::module::{CallError, Module};
+
+/// What a token and its slot say (`C_GetTokenInfo`, PKCS#11 v3.1, section 3.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokenInfo {
+    /// The slot's number. Many modules change it at any time; label and serial number last.
+    pub slot_id: u64,
+    /// The label, at most 32 bytes; empty while the token is not initialised.
+    pub label: String,
+    /// Who made it.
+    pub manufacturer: String,
+    /// The model.
+    pub model: String,
+    /// The serial number.
+    pub serial: String,
+    /// What state it is in.
+    pub flags: TokenFlags,
+    /// Hardware version, major and minor.
+    pub hardware: (u8, u8),
+    /// Firmware version, major and minor.
+    pub firmware: (u8, u8),
+    /// Shortest PIN, in bytes.
+    pub min_pin_len: usize,
+    /// Longest PIN, in bytes.
+    pub max_pin_len: usize,
+    /// Why the rest could not be read. Such a token is still found by its slot id.
+    pub unreadable: Option<String>,
+}
+
+/// The flags of a token that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TokenFlags {
+    /// `CKF_TOKEN_INITIALIZED`.
+    pub initialized: bool,
+    /// `CKF_LOGIN_REQUIRED`.
+    pub login_required: bool,
+    /// `CKF_USER_PIN_INITIALIZED`.
+    pub user_pin_initialized: bool,
+    /// `CKF_PROTECTED_AUTHENTICATION_PATH`: the PIN is entered on the token itself.
+    pub protected_authentication_path: bool,
+    /// `CKF_WRITE_PROTECTED`.
+    pub write_protected: bool,
+    /// `CKF_ERROR_STATE`: a self-test failed.
+    pub error_state: bool,
+    /// `CKF_USER_PIN_COUNT_LOW`: the last PIN was wrong.
+    pub user_pin_count_low: bool,
+    /// `CKF_USER_PIN_FINAL_TRY`: one more wrong PIN locks the token.
+    pub user_pin_final_try: bool,
+    /// `CKF_USER_PIN_LOCKED`.
+    pub user_pin_locked: bool,
+    /// `CKF_USER_PIN_TO_BE_CHANGED`.
+    pub user_pin_to_be_changed: bool,
+    /// `CKF_SO_PIN_FINAL_TRY`.
+    pub so_pin_final_try: bool,
+    /// `CKF_SO_PIN_LOCKED`.
+    pub so_pin_locked: bool,
+}
+
+impl TokenInfo {
+    /// A token of which only the slot is known.
+    #[must_use]
+    pub fn new(slot_id: u64) -> Self {
+        Self {
+            slot_id,
+            label: String::new(),
+            manufacturer: String::new(),
+            model: String::new(),
+            serial: String::new(),
+            flags: TokenFlags::default(),
+            hardware: (0, 0),
+            firmware: (0, 0),
+            min_pin_len: 0,
+            max_pin_len: 0,
+            unreadable: None,
+        }
+    }
+
+    /// What is known of the token in a slot. One bad slot must not end a search, so failing to read is part of the
+    /// answer.
+    pub(crate) fn read(module: &dyn Module, slot: u64) -> Self {
+        module.token(slot).unwrap_or_else(|error| {
+            tracing::debug!(slot, %error, "a token's information cannot be read");
+            Self {
+                unreadable: Some(error.to_string()),
+                ..Self::new(slot)
+            }
+        })
+    }
+
+    /// Tells tokens of one module apart, across slots that change their numbers.
+    pub(crate) fn identity(&self) -> String {
+        if self.unreadable.is_some() || (self.serial.is_empty() && self.label.is_empty()) {
+            format!("slot {}", self.slot_id)
+        } else {
+            format!("{}\0{}\0{}", self.manufacturer, self.serial, self.label)
+        }
+    }
+}
+
+impl fmt::Display for TokenInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = &self.unreadable {
+            return write!(
+                f,
+                "token in slot {} (it cannot be read: {reason})",
+                self.slot_id
+            );
+        }
+        if !self.flags.initialized && self.label.is_empty() {
+            return write!(
+                f,
+                "uninitialised token in slot {} ({:?})",
+                self.slot_id, self.model
+            );
+        }
+        write!(
+            f,
+            "token {:?} (serial {:?}, manufacturer {:?}, model {:?}, slot {})",
+            self.label, self.serial, self.manufacturer, self.model, self.slot_id
+        )
+    }
+}
+
+/// Every token of a module.
+pub(crate) fn tokens(module: &dyn Module) -> Result<Vec<TokenInfo>, CallError> {
+    Ok(module
+        .slots()?
+        .into_iter()
+        .map(|slot| TokenInfo::read(module, slot))
+        .collect())
+}
+
+/// Which token is meant: every attribute that is given must be the token's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TokenFilter {
+    pub(crate) label: Option<String>,
+    pub(crate) manufacturer: Option<String>,
+    pub(crate) serial: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) slot_id: Option<u64>,
+    pub(crate) slot_description: Option<String>,
+    pub(crate) slot_manufacturer: Option<String>,
+}
+
+impl TokenFilter {
+    /// Finds the one token that is meant.
+    pub(crate) fn find(&self, module: &dyn Module) -> Result<TokenInfo, Error> {
+        let all = tokens(module).map_err(|call| Error::call(call, None))?;
+        let mut matching = Vec::new();
+        for token in &all {
+            if self.matches(module, token) {
+                matching.push(token.clone());
+            }
+        }
+        let wanted = TokenWanted {
+            module: module.path().to_owned(),
+            attributes: self.to_string(),
+        };
+        match (matching.pop(), matching.is_empty()) {
+            (Some(token), true) => Ok(token),
+            (Some(token), false) => {
+                matching.push(token);
+                Err(Error::SeveralTokens {
+                    wanted,
+                    found: matching,
+                })
+            }
+            (None, _) => Err(Error::TokenNotFound { wanted, found: all }),
+        }
+    }
+
+    fn matches(&self, module: &dyn Module, token: &TokenInfo) -> bool {
+        fn same(wanted: Option<&String>, is: &str) -> bool {
+            wanted.is_none_or(|wanted| wanted == is)
+        }
+        let by_token = [&self.label, &self.manufacturer, &self.serial, &self.model];
+        let named = by_token.iter().any(|wanted| wanted.is_some());
+        if self.slot_id.is_some_and(|slot| slot != token.slot_id) {
+            return false;
+        }
+        if token.unreadable.is_some() {
+            // Found by its slot alone; what it is called cannot be known.
+            return self.slot_id.is_some() && !named;
+        }
+        // A blank token is always listed by some modules. It holds no key, so it is meant only when its slot is named.
+        if !token.flags.initialized && self.slot_id.is_none() && !named {
+            return false;
+        }
+        same(self.label.as_ref(), &token.label)
+            && same(self.manufacturer.as_ref(), &token.manufacturer)
+            && same(self.serial.as_ref(), &token.serial)
+            && same(self.model.as_ref(), &token.model)
+            && self.slot_matches(module, token.slot_id)
+    }
+
+    fn slot_matches(&self, module: &dyn Module, slot: u64) -> bool {
+        if self.slot_description.is_none() && self.slot_manufacturer.is_none() {
+            return true;
+        }
+        module.slot(slot).is_ok_and(|info| {
+            self.slot_description
+                .as_ref()
+                .is_none_or(|wanted| *wanted == info.description)
+                && self
+                    .slot_manufacturer
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == info.manufacturer)
+        })
+    }
+}
+
+impl fmt::Display for TokenFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts = [
+            ("label", &self.label),
+            ("manufacturer", &self.manufacturer),
+            ("serial", &self.serial),
+            ("model", &self.model),
+            ("slot description", &self.slot_description),
+            ("slot manufacturer", &self.slot_manufacturer),
+        ];
+        let mut parts: Vec<String> = texts
+            .iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value:?}")))
+            .collect();
+        parts.extend(self.slot_id.map(|slot| format!("slot {slot}")));
+        if parts.is_empty() {
+            return f.write_str("any attributes (none are given)");
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
