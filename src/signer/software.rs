@@ -10,12 +10,17 @@ use aws_lc_rs::signature::{
     KeyPair as _, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair, RsaPssSaltLength,
     RsaSignatureEncoding,
 };
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use const_oid::db::rfc5912::{ID_RSASSA_PSS, RSA_ENCRYPTION};
-use der::{Decode as _, SecretDocument};
-use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
+use der::asn1::OctetStringRef;
+use der::{Decode as _, SecretDocument, Sequence};
+use pkcs8::pkcs5::{self, pbes2::PBES2_OID};
+use pkcs8::{AlgorithmIdentifierRef, EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef};
+use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
-use crate::error::ErrorClass;
+use crate::error::{ErrorClass, Untrusted};
 use crate::pss::{Digest, KeySizes, Salt, Scheme, SchemeError};
 use crate::public_key::{PublicKey, algorithm_name};
 use crate::signer::{SignError, Signature, Signer, SigningKey, check_pair};
@@ -36,29 +41,29 @@ impl SoftwareKey {
     /// are skipped.
     ///
     /// `password` is wanted exactly when the key has one; a password for a key that has none is an error, because
-    /// somebody believes the file to be protected.
+    /// somebody believes the file to be protected. An empty one counts as none.
     ///
     /// # Errors
     /// [`KeyError`] when there is no such key, when the password is missing, not wanted or wrong, or when the key is not
     /// RSA or does not fit the scheme.
     pub fn from_pem(pem: &[u8], password: Option<&[u8]>, scheme: Scheme) -> Result<Self, KeyError> {
         let section = PemSection::find(pem)?;
+        let password = password.filter(|password| !password.is_empty());
         match (section.label, password) {
-            ("PRIVATE KEY", None) => Self::from_pkcs8(section.decode()?.as_bytes(), scheme),
-            ("RSA PRIVATE KEY", None) => Self::from_pkcs1(section.decode()?.as_bytes(), scheme),
+            ("PRIVATE KEY", None) => Self::from_pkcs8(&section.decode()?, scheme),
+            ("RSA PRIVATE KEY", None) => Self::from_pkcs1(&section.decode()?, scheme),
             ("ENCRYPTED PRIVATE KEY", Some(password)) => {
-                let document = section.decode()?;
-                let encrypted = EncryptedPrivateKeyInfoRef::from_der(document.as_bytes())
-                    .map_err(|_| KeyError::Malformed)?;
-                let plain = encrypted
-                    .decrypt(password)
-                    .map_err(|_| KeyError::WrongPassword)?;
+                let plain = decrypt(&section.decode()?, password)?;
                 Self::from_pkcs8(plain.as_bytes(), scheme)
             }
             ("ENCRYPTED PRIVATE KEY", None) => Err(KeyError::PasswordMissing),
             ("PRIVATE KEY" | "RSA PRIVATE KEY", Some(_)) => Err(KeyError::PasswordNotWanted),
+            (label @ ("EC PRIVATE KEY" | "DSA PRIVATE KEY"), _) => Err(KeyError::NotRsa {
+                algorithm: label.trim_end_matches(" PRIVATE KEY").to_owned(),
+            }),
+            ("OPENSSH PRIVATE KEY", _) => Err(KeyError::OpenSsh),
             (label, _) => Err(KeyError::Unsupported {
-                label: label.to_owned(),
+                label: label.into(),
             }),
         }
     }
@@ -206,12 +211,17 @@ pub enum KeyError {
     NoKey,
     /// A kind of PEM key that is not read.
     #[error(
-        "a PEM section {label:?} is not supported; convert the key with `openssl pkcs8 -topk8 -in KEY -out NEW`"
+        "a PEM section {label} is not supported; convert the key with `openssl pkcs8 -topk8 -in KEY -out NEW`"
     )]
     Unsupported {
         /// The label of the section.
-        label: String,
+        label: Untrusted,
     },
+    /// OpenSSH's own format.
+    #[error(
+        "keys in OpenSSH's own format are not supported; convert a copy of it with `ssh-keygen -p -m PKCS8 -f COPY`"
+    )]
+    OpenSsh,
     /// The traditional OpenSSL encryption (`Proc-Type: 4,ENCRYPTED`), which no maintained crate reads and whose key
     /// derivation is one round of MD5.
     #[error(
@@ -249,11 +259,18 @@ pub enum KeyError {
     /// The key has no password and one was given.
     #[error("a password was given, but the private key is stored without one")]
     PasswordNotWanted,
-    /// The password is wrong, or the encryption is of a kind that is not read.
-    #[error(
-        "the private key cannot be decrypted: wrong password, or an encryption other than PBES2 with AES or 3DES"
-    )]
+    /// The password is wrong, or the encrypted bytes are damaged; nothing tells the two apart.
+    #[error("the private key cannot be decrypted: the password is wrong")]
     WrongPassword,
+    /// The encryption is of a kind that is not read.
+    #[error(
+        "the private key is encrypted with {algorithm}, which is not supported; convert it with \
+         `openssl pkcs8 -topk8 -v2 aes-256-cbc -in KEY -out NEW`"
+    )]
+    Encryption {
+        /// Names or OIDs of the algorithms.
+        algorithm: String,
+    },
 }
 
 impl KeyError {
@@ -270,42 +287,103 @@ impl KeyError {
 /// The first section of a PEM text whose label says private key.
 struct PemSection<'a> {
     label: &'a str,
-    text: &'a str,
+    /// What stands between the markers.
+    inside: &'a [u8],
 }
 
 impl<'a> PemSection<'a> {
+    /// Works on bytes: text around and between the sections may have any encoding.
     fn find(pem: &'a [u8]) -> Result<Self, KeyError> {
-        const BEGIN: &str = "-----BEGIN ";
-        // Text around the sections may have any encoding; it is skipped up to the first marker.
-        let start = pem
-            .windows(BEGIN.len())
-            .position(|window| window == BEGIN.as_bytes())
-            .ok_or(KeyError::NoKey)?;
-        let mut rest =
-            std::str::from_utf8(pem.split_at(start).1).map_err(|_| KeyError::Malformed)?;
-        while let Some((_, from)) = rest.split_once(BEGIN) {
-            let (label, body) = from.split_once("-----").ok_or(KeyError::Malformed)?;
+        const BEGIN: &[u8] = b"-----BEGIN ";
+        let mut rest = pem;
+        while let Some(start) = position(rest, BEGIN) {
+            let from = rest.split_at(start + BEGIN.len()).1;
+            let len = position(from, b"-----").ok_or(KeyError::Malformed)?;
+            let (label, from) = from.split_at(len);
+            let label = std::str::from_utf8(label).map_err(|_| KeyError::Malformed)?;
             let end = format!("-----END {label}-----");
-            let Some((inside, after)) = body.split_once(end.as_str()) else {
-                return Err(KeyError::Malformed);
-            };
+            let len = position(from, end.as_bytes()).ok_or(KeyError::Malformed)?;
+            let (inside, after) = from.split_at(len);
+            let inside = inside.strip_prefix(b"-----").unwrap_or(inside);
             if label.ends_with("PRIVATE KEY") {
-                if inside.contains("Proc-Type:") {
+                if position(inside, b"Proc-Type:").is_some() {
                     return Err(KeyError::TraditionalEncryption);
                 }
-                let len = BEGIN.len() + label.len() + 5 + inside.len() + end.len();
-                let begin = rest.len() - from.len() - BEGIN.len();
-                let text = rest.get(begin..begin + len).ok_or(KeyError::Malformed)?;
-                return Ok(Self { label, text });
+                return Ok(Self { label, inside });
             }
             rest = after;
         }
         Err(KeyError::NoKey)
     }
 
-    fn decode(&self) -> Result<SecretDocument, KeyError> {
-        let (_, document) = SecretDocument::from_pem(self.text).map_err(|_| KeyError::Malformed)?;
-        Ok(document)
+    /// Takes lines of any length, as OpenSSL does.
+    fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        // As large as it will ever be, so that no copy stays behind uncleared.
+        let mut text = Zeroizing::new(Vec::with_capacity(self.inside.len()));
+        text.extend(
+            self.inside
+                .iter()
+                .filter(|byte| !byte.is_ascii_whitespace()),
+        );
+        STANDARD
+            .decode(&*text)
+            .map(Zeroizing::new)
+            .map_err(|_| KeyError::Malformed)
+    }
+}
+
+fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+}
+
+/// `EncryptedPrivateKeyInfo` (RFC 5958, section 3) as far as every algorithm has it.
+#[derive(Sequence)]
+struct AnyEncrypted<'a> {
+    algorithm: AlgorithmIdentifierRef<'a>,
+    data: &'a OctetStringRef,
+}
+
+/// `PBES2-params` (RFC 8018, A.4) of any algorithms.
+#[derive(Sequence)]
+struct AnyPbes2<'a> {
+    derivation: AlgorithmIdentifierRef<'a>,
+    encryption: AlgorithmIdentifierRef<'a>,
+}
+
+fn decrypt(der: &[u8], password: &[u8]) -> Result<SecretDocument, KeyError> {
+    // The algorithms that are not known here are an error of this structure.
+    let Ok(encrypted) = EncryptedPrivateKeyInfoRef::from_der(der) else {
+        let any = AnyEncrypted::from_der(der).map_err(|_| KeyError::Malformed)?;
+        return Err(KeyError::Encryption {
+            algorithm: encryption_name(&any.algorithm),
+        });
+    };
+    encrypted.decrypt(password).map_err(|error| match error {
+        pkcs8::Error::EncryptedPrivateKey(
+            pkcs5::Error::NoPbes1CryptSupport
+            | pkcs5::Error::UnsupportedAlgorithm { .. }
+            | pkcs5::Error::AlgorithmParametersInvalid { .. },
+        ) => KeyError::Encryption {
+            algorithm: AnyEncrypted::from_der(der)
+                .map_or_else(|_| String::new(), |any| encryption_name(&any.algorithm)),
+        },
+        _ => KeyError::WrongPassword,
+    })
+}
+
+fn encryption_name(algorithm: &AlgorithmIdentifierRef<'_>) -> String {
+    let parts = algorithm
+        .parameters
+        .and_then(|any| any.decode_as::<AnyPbes2<'_>>().ok());
+    match parts {
+        Some(pbes2) if algorithm.oid == PBES2_OID => format!(
+            "{} and {}",
+            algorithm_name(pbes2.derivation.oid),
+            algorithm_name(pbes2.encryption.oid)
+        ),
+        _ => algorithm_name(algorithm.oid),
     }
 }
 
