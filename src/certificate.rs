@@ -119,14 +119,27 @@ impl Certificate {
     /// # Errors
     /// As for [`from_pem`](Self::from_pem), for the first one that is bad.
     pub fn all_from_pem(pem: &[u8]) -> Result<Vec<Self>, CertificateError> {
-        let all = CertificateDer::pem_slice_iter(pem)
-            .map(|der| Self::from_der(&der.map_err(CertificateError::Pem)?))
-            .collect::<Result<Vec<_>, _>>()?;
-        if all.is_empty() {
-            Err(CertificateError::NoCertificate)
-        } else {
-            Ok(all)
+        Self::each_in_pem(pem).into_iter().collect()
+    }
+
+    /// Reads every certificate of a PEM text, good or bad, at least one of either.
+    pub(crate) fn each_in_pem(pem: &[u8]) -> Vec<Result<Self, CertificateError>> {
+        let mut all = Vec::new();
+        for der in CertificateDer::pem_slice_iter(pem) {
+            // What follows damaged PEM cannot be told apart from it.
+            let damaged = der.is_err();
+            all.push(
+                der.map_err(CertificateError::Pem)
+                    .and_then(|der| Self::from_der(&der)),
+            );
+            if damaged {
+                break;
+            }
         }
+        if all.is_empty() {
+            all.push(Err(CertificateError::NoCertificate));
+        }
+        all
     }
 
     /// Reads one certificate, PEM or DER, whichever it is.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use super::{CertSet, CertStore, StoreError};
-use crate::certificate::{Certificate, looks_like_der, rfc3339};
+use crate::certificate::{Certificate, CertificateError, looks_like_der, rfc3339};
 
 /// The largest file that is read, in bytes: room for a bundle of some 100,000 certificates.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
@@ -231,6 +231,45 @@ impl CertStore for FsCertStore {
     }
 }
 
+/// Reads what is in a directory, a file or a pattern and refuses nothing, for looking at a store: one [`Surveyed`] per
+/// certificate, and one per thing that is none. Expired certificates and several of one id are in it. An
+/// [`FsCertStore`] of the same path may refuse to load.
+///
+/// # Errors
+/// [`StoreError`] when there is nothing to look at: the path or pattern is bad, or a directory cannot be read.
+pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
+    let mut all = Vec::new();
+    for file in files_of(path.as_ref())? {
+        let surveyed = |result: Result<Certificate, CertificateError>| Surveyed {
+            result: result.map_err(|source| StoreError::Certificate {
+                path: file.clone(),
+                source,
+            }),
+            path: file.clone(),
+        };
+        match read_file(&file) {
+            Ok(bytes) if looks_like_der(&bytes) => {
+                all.push(surveyed(Certificate::from_der(&bytes)));
+            }
+            Ok(bytes) => all.extend(Certificate::each_in_pem(&bytes).into_iter().map(surveyed)),
+            Err(error) => all.push(Surveyed {
+                path: file.clone(),
+                result: Err(error),
+            }),
+        }
+    }
+    Ok(all)
+}
+
+/// One thing that [`survey`] came upon.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// The file.
+    pub path: PathBuf,
+    /// The certificate, or why it cannot be read.
+    pub result: Result<Certificate, StoreError>,
+}
+
 /// The files of a store, in the order of their names.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let read_error = |source| StoreError::Read {
@@ -282,23 +321,7 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<Certificate>, StoreError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
-    match read {
-        Ok(len) if len as u64 > MAX_FILE => {
-            return Err(StoreError::TooLarge {
-                path: path.to_owned(),
-                max: MAX_FILE,
-            });
-        }
-        Ok(_) => {}
-        Err(source) => {
-            return Err(StoreError::Read {
-                path: path.to_owned(),
-                source,
-            });
-        }
-    }
+    let bytes = read_file(path)?;
     let certificates = if looks_like_der(&bytes) {
         Certificate::from_der(&bytes).map(|one| vec![one])
     } else {
@@ -308,4 +331,19 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate>, StoreError> {
         path: path.to_owned(),
         source,
     })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
+        Ok(len) if len as u64 > MAX_FILE => Err(StoreError::TooLarge {
+            path: path.to_owned(),
+            max: MAX_FILE,
+        }),
+        Ok(_) => Ok(bytes),
+        Err(source) => Err(StoreError::Read {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
