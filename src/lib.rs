@@ -71,6 +71,8 @@ pub use open::{Opened, Opener, Policy};
 pub use seal::{Sealed, Sealer};
 
 // Signers.
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::{Pkcs11Key, Pkcs11Signer, Uri as Pkcs11Uri};
 #[cfg(feature = "software")]
 pub use signer::software::{SoftwareKey, SoftwareSigner};
 pub use signer::{Signature, Signer, SigningKey};

@@ -175,7 +175,12 @@ impl PublicKey {
         Some(*found)
     }
 
-    fn verifies_hash(&self, hash: &lc_digest::Digest, signature: &[u8], scheme: Scheme) -> bool {
+    pub(crate) fn verifies_hash(
+        &self,
+        hash: &lc_digest::Digest,
+        signature: &[u8],
+        scheme: Scheme,
+    ) -> bool {
         let Ok(salt_len) = scheme.salt_len(self.bits) else {
             return false;
         };
@@ -437,7 +442,7 @@ fn parameters(scheme: Scheme) -> &'static RsaParameters {
 }
 
 /// Hashes with aws-lc, whose verification takes only its own kind of hash.
-fn lc_hash(digest: Digest, message: &[u8]) -> lc_digest::Digest {
+pub(crate) fn lc_hash(digest: Digest, message: &[u8]) -> lc_digest::Digest {
     let algorithm = match digest {
         Digest::Sha256 => &lc_digest::SHA256,
         Digest::Sha384 => &lc_digest::SHA384,
