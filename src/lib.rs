@@ -94,3 +94,7 @@ pub use signer::SignError;
 #[cfg(feature = "software")]
 pub use signer::software::KeyError;
 pub use store::StoreError;
+
+#[cfg(all(doctest, feature = "pkcs11"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
