@@ -7,7 +7,7 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use taskseal::certificate::issue;
 use taskseal::pss::Scheme;
-use taskseal::{Certificate, Signer, SoftwareKey, SoftwareSigner};
+use taskseal::{Certificate, MemoryCertStore, Opener, Signer, SoftwareKey, SoftwareSigner};
 
 /// PKCS#8 of one key of each size, made once per process: 2048, 3072, 4096 bits.
 static PKCS8: [LazyLock<Vec<u8>>; 3] = [
@@ -56,6 +56,13 @@ pub fn signer(bits: usize, scheme: Scheme, subject: &str) -> Arc<dyn Signer> {
     let key = key(bits, scheme);
     let certificate = certificate(&key, subject);
     Arc::new(SoftwareSigner::new(key, certificate).unwrap())
+}
+
+/// An opener that trusts this certificate.
+pub fn opener(certificate: &Certificate) -> Opener {
+    let store = MemoryCertStore::new();
+    store.add(certificate.clone()).unwrap();
+    Opener::new(store)
 }
 
 /// So many hours.

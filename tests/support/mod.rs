@@ -10,3 +10,4 @@
 #[cfg(feature = "software")]
 pub mod keys;
 pub mod python;
+pub mod redis;
