@@ -4,10 +4,15 @@
     unreachable_pub,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic
+    clippy::panic,
+    clippy::print_stderr
 )]
 
 #[cfg(feature = "software")]
 pub mod keys;
 pub mod python;
 pub mod redis;
+#[cfg(feature = "pkcs11")]
+pub mod softhsm;
+#[cfg(feature = "pkcs11")]
+pub mod spy;

@@ -1,0 +1,189 @@
+//! SoftHSM for tests: a token store of its own for each test.
+//!
+//! SoftHSM reads `SOFTHSM2_CONF` when it is loaded, and a module is loaded once per process. So a test that wants one
+//! starts its own binary again, for that test alone, with the variable set: no test sees another's tokens, sessions,
+//! logins or refused PINs, and nothing has to change the environment of a running process.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use taskseal::Certificate;
+use taskseal::certificate::issue;
+use taskseal::pkcs11::{
+    self, Builder, KeyInfo, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo, Uri,
+};
+use taskseal::signer::SigningKey;
+
+/// The user's PIN on every token made here.
+pub const PIN: &str = "12345678";
+/// The security officer's.
+pub const SO_PIN: &str = "87654321";
+
+const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
+
+/// Runs `test` in a process of its own with an empty token store. Says so and passes when there is no SoftHSM, except
+/// with `CI=true`, where it fails.
+pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
+    let name = name_of::<F>();
+    let Some(module) = find_module() else {
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "no SoftHSM: libsofthsm2.so is nowhere; install softhsm2 or set SOFTHSM2_MODULE"
+        );
+        eprintln!("skipped: no SoftHSM ({name}); install softhsm2 or set SOFTHSM2_MODULE");
+        return;
+    };
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        return test(&SoftHsm {
+            module,
+            directory: directory.into(),
+        });
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let configuration = directory.path().join("softhsm2.conf");
+    let tokens = directory.path().join("tokens");
+    std::fs::create_dir(&tokens).unwrap();
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        tokens.display()
+    );
+    std::fs::write(&configuration, text).unwrap();
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture", "--include-ignored"])
+        .env("SOFTHSM2_CONF", &configuration)
+        .env(DIRECTORY, directory.path())
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr),
+    );
+    // A name that matches nothing would run no test, and pass.
+    let ran = out.contains("1 passed");
+    assert!(
+        done.status.success() && ran,
+        "{name}: {}\n{out}\n{err}",
+        done.status
+    );
+    eprint!("{err}");
+}
+
+/// The name that the test harness knows the test by: the path of its closure without the crate and the closure.
+fn name_of<F>() -> &'static str {
+    let path = std::any::type_name::<F>();
+    let (_, path) = path.split_once("::").unwrap();
+    path.trim_end_matches("::{{closure}}")
+}
+
+/// Where SoftHSM is, as in `scripts/lib.sh`.
+pub fn find_module() -> Option<PathBuf> {
+    let multiarch = format!(
+        "/usr/lib/{}-linux-gnu/softhsm/libsofthsm2.so",
+        std::env::consts::ARCH
+    );
+    let given = std::env::var_os("SOFTHSM2_MODULE").map(PathBuf::from);
+    given
+        .into_iter()
+        .chain([
+            PathBuf::from("/usr/lib/softhsm/libsofthsm2.so"),
+            PathBuf::from(multiarch),
+            PathBuf::from("/usr/lib64/pkcs11/libsofthsm2.so"),
+            PathBuf::from("/usr/lib64/softhsm/libsofthsm.so"),
+            PathBuf::from("/usr/local/lib/softhsm/libsofthsm2.so"),
+        ])
+        .find(|path| path.is_file())
+}
+
+/// The token store of this test.
+#[derive(Debug)]
+pub struct SoftHsm {
+    module: PathBuf,
+    directory: PathBuf,
+}
+
+impl SoftHsm {
+    /// The module's file.
+    pub fn module(&self) -> &Path {
+        &self.module
+    }
+
+    /// A directory for the test's own files, removed afterwards.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes a token with [`PIN`] and [`SO_PIN`].
+    pub fn token(&self, label: &str) -> Token {
+        let pins = [SO_PIN, PIN].map(|pin| Pin::new(pin).unwrap());
+        let info = pkcs11::init_token(&self.module, label, &pins[0], &pins[1]).unwrap();
+        Token {
+            module: self.module.clone(),
+            info,
+        }
+    }
+}
+
+/// A token made for a test.
+#[derive(Debug, Clone)]
+pub struct Token {
+    pub module: PathBuf,
+    pub info: TokenInfo,
+}
+
+impl Token {
+    /// A builder that names the module and the token and has no PIN.
+    pub fn builder_without_pin(&self) -> Builder {
+        Builder::new()
+            .module_path(&self.module)
+            .token_label(&self.info.label)
+    }
+
+    /// A builder that names the module, the token and the PIN.
+    pub fn builder(&self) -> Builder {
+        self.builder_without_pin()
+            .pin(PinSource::Value(Pin::new(PIN).unwrap()))
+    }
+
+    /// A URI with the module, the token, the PIN and these path attributes.
+    pub fn uri(&self, attributes: &str) -> Uri {
+        let label = self.info.label.replace(' ', "%20");
+        let module = self.module.display();
+        format!("pkcs11:token={label};{attributes}?module-path={module}&pin-value={PIN}")
+            .parse()
+            .unwrap()
+    }
+
+    /// Generates a key.
+    pub fn generate(&self, bits: usize, label: &str) -> KeyInfo {
+        let key = NewKey {
+            bits,
+            label: label.to_owned(),
+            id: None,
+        };
+        pkcs11::generate_key(&self.builder(), &key).unwrap()
+    }
+
+    /// Generates a key and signs a certificate for it with itself.
+    pub fn generate_certified(&self, bits: usize, label: &str) -> (KeyInfo, Certificate) {
+        let info = self.generate(bits, label);
+        let key = self.builder().object_label(label).open_key().unwrap();
+        (info, certificate(&key, &format!("CN={label}")))
+    }
+
+    /// Generates a key with a certificate and opens the signer.
+    pub fn signer(&self, bits: usize, label: &str) -> Pkcs11Signer {
+        let (_, certificate) = self.generate_certified(bits, label);
+        self.builder()
+            .object_label(label)
+            .open_signer(certificate)
+            .unwrap()
+    }
+}
+
+/// A certificate for a key, valid from an hour ago for a day.
+pub fn certificate(key: &dyn SigningKey, subject: &str) -> Certificate {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let now = SystemTime::now();
+    issue::self_sign(key, subject, now - hours(1), now + hours(24)).unwrap()
+}
