@@ -24,6 +24,8 @@ pub struct Hooks {
     pub attributes: Option<AttributeHook>,
     pub sign: Option<SignHook>,
     pub not_offered: Vec<MechanismKind>,
+    /// Answers instead of a context-specific `C_Login`.
+    pub context_login: Option<Rv>,
 }
 
 /// What the module and its sessions share.
@@ -162,12 +164,16 @@ impl ModuleSession for SpySession {
     }
 
     fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
-        self.spy.called(if user == User::ContextSpecific {
-            "C_Login(context)"
-        } else {
-            "C_Login"
-        });
-        self.inner().login(user, pin)
+        if user != User::ContextSpecific {
+            self.spy.called("C_Login");
+            return self.inner().login(user, pin);
+        }
+        self.spy.called("C_Login(context)");
+        let answer = self.spy.hooks.lock().unwrap().context_login;
+        match answer {
+            Some(rv) => Err(failed("C_Login", rv)),
+            None => self.inner().login(user, pin),
+        }
     }
 
     fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {

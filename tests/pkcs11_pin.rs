@@ -1,0 +1,339 @@
+//! A PIN is never guessed, never shown, and a wrong one costs one try.
+#![cfg(feature = "pkcs11")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod support;
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use support::softhsm::{self, PIN, SoftHsm, Token};
+use support::spy::{Spy, spy};
+use taskseal::error::ErrorClass;
+use taskseal::pkcs11::{
+    Builder, Error, Pin, PinError, PinSource, Pkcs11Signer, Rv, TokenFlags, forget_refused_pins,
+};
+use taskseal::{Signer, SigningKey};
+
+fn value(pin: &str) -> PinSource {
+    PinSource::Value(Pin::new(pin).unwrap())
+}
+
+/// A token with one key, which nobody is logged in to, behind a spy.
+fn token(hsm: &SoftHsm) -> (Token, Builder, Arc<Spy>) {
+    let token = hsm.token("lab");
+    token.generate(2048, "k");
+    let (module, spy) = spy(hsm.module());
+    let builder = token
+        .builder_without_pin()
+        .module_implementation(module)
+        .object_label("k");
+    (token, builder, spy)
+}
+
+#[test]
+fn a_wrong_pin_costs_one_try_however_many_threads_have_it() {
+    softhsm::test(|hsm| {
+        let (token, builder, spy) = token(hsm);
+        let classes: Vec<(bool, ErrorClass)> = std::thread::scope(|scope| {
+            let open = || {
+                let error = builder
+                    .clone()
+                    .pin(value("00000000"))
+                    .open_key()
+                    .unwrap_err();
+                (matches!(error, Error::PinRefused { .. }), error.class())
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(
+            classes
+                .iter()
+                .filter(|(refused_now, _)| *refused_now)
+                .count(),
+            1
+        );
+        assert!(
+            classes
+                .iter()
+                .all(|(_, class)| *class == ErrorClass::Credential)
+        );
+        assert_eq!(spy.count("C_Login"), 1);
+
+        let again = builder
+            .clone()
+            .pin(value("00000000"))
+            .open_key()
+            .unwrap_err();
+        let Error::PinRefusedBefore {
+            rv: Rv::PIN_INCORRECT,
+            ..
+        } = &again
+        else {
+            panic!("{again}")
+        };
+        assert!(!format!("{again} {again:?}").contains("00000000"));
+        assert!(again.to_string().contains("CKR_PIN_INCORRECT"), "{again}");
+        assert_eq!(spy.count("C_Login"), 1);
+        // By another way the same PIN is the same PIN.
+        let file = hsm.directory().join("pin");
+        std::fs::write(&file, "00000000\n").unwrap();
+        let from_file = builder.clone().pin(PinSource::File(file.clone()));
+        assert!(matches!(
+            from_file.open_key(),
+            Err(Error::PinRefusedBefore { .. })
+        ));
+        assert_eq!(spy.count("C_Login"), 1);
+        // Another wrong one costs its own try, and does not make the first one forgotten.
+        assert!(matches!(
+            builder.clone().pin(value("11111111")).open_key(),
+            Err(Error::PinRefused { .. })
+        ));
+        assert!(matches!(
+            from_file.open_key(),
+            Err(Error::PinRefusedBefore { .. })
+        ));
+        assert_eq!(spy.count("C_Login"), 2);
+        // The file is put right.
+        std::fs::write(&file, format!("{PIN}\n")).unwrap();
+        assert!(from_file.open_key().is_ok());
+        assert_eq!(spy.count("C_Login"), 3);
+        assert!(token.builder().token().unwrap().flags.initialized);
+    });
+}
+
+#[test]
+fn refused_pins_can_be_forgotten_on_purpose() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let builder = builder.pin(value("00000000"));
+        for tries in 1..=2 {
+            assert!(matches!(builder.open_key(), Err(Error::PinRefused { .. })));
+            assert_eq!(spy.count("C_Login"), tries);
+            forget_refused_pins();
+        }
+    });
+}
+
+#[test]
+fn no_login_on_the_last_try_or_when_locked() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let builder = builder.pin(value(PIN));
+        let flags = |change: fn(&mut TokenFlags)| {
+            spy.hooks.lock().unwrap().token = Some(Box::new(move |mut info| {
+                change(&mut info.flags);
+                Ok(info)
+            }));
+        };
+        flags(|flags| flags.user_pin_locked = true);
+        let locked = builder
+            .clone()
+            .dangerous_login_on_final_try(true)
+            .open_key()
+            .unwrap_err();
+        assert!(matches!(locked, Error::Locked { .. }), "{locked}");
+        flags(|flags| flags.user_pin_final_try = true);
+        let last = builder.open_key().unwrap_err();
+        assert!(matches!(last, Error::FinalTry { .. }), "{last}");
+        assert_eq!([locked.class(), last.class()], [ErrorClass::Credential; 2]);
+        assert_eq!(spy.count("C_Login"), 0);
+        assert!(
+            builder
+                .dangerous_login_on_final_try(true)
+                .open_key()
+                .is_ok()
+        );
+        assert_eq!(spy.count("C_Login"), 1);
+    });
+}
+
+#[test]
+fn a_pin_that_cannot_be_read_is_an_error_and_not_an_empty_pin() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let file = hsm.directory().join("pin");
+        let missing = builder
+            .clone()
+            .pin(PinSource::File(file.clone()))
+            .open_key()
+            .unwrap_err();
+        assert!(missing.to_string().contains("No such file"), "{missing}");
+        std::fs::write(&file, "\n").unwrap();
+        for source in [
+            PinSource::File(file.clone()),
+            PinSource::Env("TASKSEAL_NO_SUCH_VARIABLE".into()),
+            PinSource::callback(|_| Err(PinError::Callback("nobody is there".into()))),
+            PinSource::None,
+        ] {
+            let error = builder.clone().pin(source).open_key().unwrap_err();
+            assert!(matches!(error, Error::NoPin { .. }), "{error}");
+            assert_eq!(error.class(), ErrorClass::Credential);
+        }
+        assert!(matches!(
+            builder.open_key(),
+            Err(Error::NoPin {
+                source: PinError::Missing,
+                ..
+            })
+        ));
+        assert_eq!(spy.count("C_Login"), 0);
+    });
+}
+
+#[test]
+fn a_pin_pad_is_asked_without_a_pin() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        spy.hooks.lock().unwrap().token = Some(Box::new(|mut info| {
+            info.flags.protected_authentication_path = true;
+            Ok(info)
+        }));
+        // SoftHSM has no pad, and says so; what counts is that it was asked.
+        let error = builder.open_key().unwrap_err();
+        assert!(
+            matches!(&error, Error::Call { call, .. } if call.rv() == Some(Rv::ARGUMENTS_BAD)),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("C_Login: CKR_ARGUMENTS_BAD on token \"lab\""),
+            "{error}"
+        );
+        assert_eq!(spy.count("C_Login"), 1);
+    });
+}
+
+#[test]
+fn one_login_serves_every_key_of_the_process() {
+    softhsm::test(|hsm| {
+        let (token, builder, spy) = token(hsm);
+        token.generate(2048, "other");
+        let asked = Arc::new(Mutex::new(0));
+        let count = asked.clone();
+        let source = PinSource::callback(move |token| {
+            assert_eq!(token.label, "lab");
+            *count.lock().unwrap() += 1;
+            Pin::new(PIN)
+        });
+        let first = builder.clone().pin(source).open_key().unwrap();
+        let second = builder.object_label("other").open_key().unwrap();
+        assert!(first.sign_message(b"m").is_ok() && second.sign_message(b"m").is_ok());
+        assert_eq!((spy.count("C_Login"), *asked.lock().unwrap()), (1, 1));
+    });
+}
+
+#[test]
+fn pins_named_in_a_uri() {
+    softhsm::test(|hsm| {
+        let (_, builder, _) = token(hsm);
+        let file = hsm.directory().join("the pin");
+        std::fs::write(&file, PIN).unwrap();
+        let escaped = file.display().to_string().replace(' ', "%20");
+        for query in [
+            format!("pin-value={PIN}"),
+            format!("pin-source=file:{escaped}"),
+            format!("pin-source=file://{escaped}"),
+            format!("pin-source={escaped}"),
+        ] {
+            let uri = format!("pkcs11:?{query}").parse().unwrap();
+            builder.clone().uri(&uri).open_key().unwrap();
+        }
+        for source in [
+            "pin-source=%7C/bin/echo",
+            "pin-source=relative",
+            "pin-source=https://example.org/pin",
+        ] {
+            let uri = format!("pkcs11:?{source}").parse().unwrap();
+            assert!(
+                matches!(builder.clone().uri(&uri).open_key(), Err(Error::Uri(_))),
+                "{source}"
+            );
+        }
+    });
+}
+
+/// What happened is told, and no PIN with it.
+#[test]
+fn events_tell_what_happened_and_never_a_pin() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (_, certificate) = token.generate_certified(2048, "k");
+        let log = Log::default();
+        let shown = tracing::subscriber::with_default(log.clone(), || {
+            let uri = token.uri("object=k");
+            let wrong = token
+                .builder_without_pin()
+                .pin(value("99999999"))
+                .open_key()
+                .unwrap_err();
+            let signer = Pkcs11Signer::open(&uri, certificate).unwrap();
+            signer.sign(b"the message").unwrap();
+            format!(
+                "{uri} {uri:?} {wrong} {wrong:?} {signer:?} {:?}",
+                token.builder().uri(&uri)
+            )
+        });
+        let log = log.0.lock().unwrap();
+        for event in [
+            "session opened",
+            "logged in",
+            "signer opened",
+            "signed",
+            "refused the PIN",
+            "pin-value",
+        ] {
+            assert!(log.contains(event), "{event}: {log}");
+        }
+        for secret in [PIN, "99999999", "the message"] {
+            assert!(
+                !log.contains(secret) && !shown.contains(secret),
+                "{log}\n{shown}"
+            );
+        }
+    });
+}
+
+/// Keeps every event of this crate as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("taskseal")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Fields<'a>(&'a mut String);
+        impl tracing::field::Visit for Fields<'_> {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                write!(self.0, " {field}={value:?}").unwrap();
+            }
+        }
+        let mut log = self.0.lock().unwrap();
+        event.record(&mut Fields(&mut log));
+        log.push('\n');
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
