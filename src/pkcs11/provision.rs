@@ -215,13 +215,13 @@ pub fn generate_key(builder: &Builder, key: &NewKey) -> Result<KeyInfo, Error> {
             key.bits
         )));
     }
-    if key.label.is_empty() || key.label.len() > super::Uri::MAX_OBJECT_LEN {
+    if key.label.is_empty() || key.label.len() > super::Uri::MAX_TEXT_LEN {
         return Err(Error::Argument(
             "a key needs a label of 1 to 255 bytes".to_owned(),
         ));
     }
     let id = match &key.id {
-        Some(id) if id.is_empty() || id.len() > super::Uri::MAX_OBJECT_LEN => {
+        Some(id) if id.is_empty() || id.len() > super::Uri::MAX_TEXT_LEN => {
             return Err(Error::Argument(
                 "the id of a key has 1 to 255 bytes".to_owned(),
             ));

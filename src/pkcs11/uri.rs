@@ -94,8 +94,9 @@ impl ObjectType {
 impl Uri {
     /// The longest URI that is read, in bytes.
     pub const MAX_LEN: usize = 8 * 1024;
-    /// The longest label or id of an object, in bytes.
-    pub const MAX_OBJECT_LEN: usize = 255;
+    /// The longest label, id or other attribute that names something, in bytes. PKCS#11 itself has shorter fields for
+    /// tokens (16 and 32 bytes), but the RFC's own examples do not fit into them.
+    pub const MAX_TEXT_LEN: usize = 255;
     /// The longest path, in bytes.
     pub const MAX_PATH_LEN: usize = 4096;
 
@@ -213,42 +214,28 @@ impl Uri {
             }
             return Err(UriError::Unknown { name: name.into() });
         };
-        // 32 bytes and 16 bytes are the sizes of the fields in CK_TOKEN_INFO, 64 that in CK_SLOT_INFO.
+        if value.contains('/') {
+            return Err(UriError::Character { found: '/' });
+        }
         match name {
-            "token" => once(&mut self.filter.label, name, text(name, value, 32)?),
-            "manufacturer" => once(&mut self.filter.manufacturer, name, text(name, value, 32)?),
-            "serial" => once(&mut self.filter.serial, name, text(name, value, 16)?),
-            "model" => once(&mut self.filter.model, name, text(name, value, 16)?),
+            "token" => once(&mut self.filter.label, name, text(name, value)?),
+            "manufacturer" => once(&mut self.filter.manufacturer, name, text(name, value)?),
+            "serial" => once(&mut self.filter.serial, name, text(name, value)?),
+            "model" => once(&mut self.filter.model, name, text(name, value)?),
             "slot-id" => once(&mut self.filter.slot_id, name, number(name, value)?),
-            "slot-description" => once(
-                &mut self.filter.slot_description,
-                name,
-                text(name, value, 64)?,
-            ),
-            "slot-manufacturer" => once(
-                &mut self.filter.slot_manufacturer,
-                name,
-                text(name, value, 32)?,
-            ),
+            "slot-description" => once(&mut self.filter.slot_description, name, text(name, value)?),
+            "slot-manufacturer" => {
+                once(&mut self.filter.slot_manufacturer, name, text(name, value)?)
+            }
             "library-manufacturer" => {
-                once(&mut self.library.manufacturer, name, text(name, value, 32)?)
+                once(&mut self.library.manufacturer, name, text(name, value)?)
             }
-            "library-description" => {
-                once(&mut self.library.description, name, text(name, value, 32)?)
-            }
+            "library-description" => once(&mut self.library.description, name, text(name, value)?),
             "library-version" => once(&mut self.library.version, name, version(name, value)?),
-            "object" => once(
-                &mut self.object,
-                name,
-                text(name, value, Self::MAX_OBJECT_LEN)?,
-            ),
-            "id" => once(
-                &mut self.id,
-                name,
-                bytes(name, value, Self::MAX_OBJECT_LEN)?,
-            ),
+            "object" => once(&mut self.object, name, text(name, value)?),
+            "id" => once(&mut self.id, name, bytes(name, value, Self::MAX_TEXT_LEN)?),
             _ => {
-                let wanted = text(name, value, 16)?;
+                let wanted = text(name, value)?;
                 let found = ObjectType::ALL
                     .into_iter()
                     .find(|known| known.as_str() == wanted);
@@ -297,7 +284,7 @@ impl Uri {
                 once(&mut self.pin_source, name, source)
             }
             _ => {
-                let pin = text(name, value, Pin::MAX_LEN)?;
+                let pin = text_of(name, value, Pin::MAX_LEN)?;
                 let pin = Pin::new(pin).map_err(|_| UriError::Value {
                     name,
                     reason: "it is empty",
@@ -346,9 +333,6 @@ impl FromStr for Uri {
         let mut parsed = Self::default();
         for attribute in path.split(';').filter(|_| !path.is_empty()) {
             let (name, value) = attribute.split_once('=').ok_or(UriError::NoValue)?;
-            if value.contains('/') {
-                return Err(UriError::Character { found: '/' });
-            }
             parsed.set_path_attribute(name, value)?;
         }
         for attribute in query
@@ -404,7 +388,11 @@ fn once<T>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), Ur
     Ok(())
 }
 
-fn text(name: &'static str, value: &str, max: usize) -> Result<String, UriError> {
+fn text(name: &'static str, value: &str) -> Result<String, UriError> {
+    text_of(name, value, Uri::MAX_TEXT_LEN)
+}
+
+fn text_of(name: &'static str, value: &str, max: usize) -> Result<String, UriError> {
     let bytes = bytes(name, value, max)?;
     String::from_utf8(bytes).map_err(|error| {
         // It may be a PIN.
@@ -417,7 +405,7 @@ fn text(name: &'static str, value: &str, max: usize) -> Result<String, UriError>
 }
 
 fn path(name: &'static str, value: &str) -> Result<String, UriError> {
-    let path = text(name, value, Uri::MAX_PATH_LEN)?;
+    let path = text_of(name, value, Uri::MAX_PATH_LEN)?;
     if path.is_empty() {
         return Err(UriError::Value {
             name,
