@@ -130,7 +130,11 @@ impl Access {
     ) -> Result<bool, Error> {
         let token = || Box::new(self.token.clone());
         // Asked anew each time: others may have used up the tries.
-        let flags = TokenInfo::read(self.module.as_ref(), self.token.slot_id).flags;
+        let now = TokenInfo::read(self.module.as_ref(), self.token.slot_id);
+        if now.unreadable.is_some() {
+            tracing::warn!(token = %now, "whether a PIN try is left cannot be seen; logging in all the same");
+        }
+        let flags = now.flags;
         if flags.user_pin_locked {
             return Err(Error::Locked { token: token() });
         }
