@@ -129,6 +129,7 @@ impl SignError {
 
 /// The check that every signer makes when it is built: the key's size, the scheme's fit, and that key and certificate
 /// belong together.
+#[cfg(any(feature = "pkcs11", feature = "software"))]
 pub(crate) fn check_pair(
     key: &PublicKey,
     certificate: &Certificate,
