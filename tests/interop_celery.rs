@@ -13,21 +13,21 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use support::celery::{
+    BAD_SIGNATURE, Body, bytes, deserialize, major, old_opens_all, opens_all, peer, refuses_all,
+    serialize, trust,
+};
 use support::python::{Environment, Peer};
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::{
     Certificate, Envelope, Format, FsCertStore, MemoryCertStore, OpenError, Opener, Policy, Sealer,
     Signer, SoftwareKey, SoftwareSigner,
 };
-
-/// What stock Celery says of a signature that does not verify: it means to say "Bad signature", but looks for the
-/// exceptions of a module by naming the module.
-const BAD_SIGNATURE: &str = "catching classes that do not inherit from BaseException";
 
 #[test]
 fn the_two_celeries_are_those_that_are_meant() {
@@ -57,19 +57,13 @@ fn celery_opens_what_taskseal_seals() {
     for bits in [2048, 3072, 4096] {
         let pair = Pair::make(&mut peer, json!({"bits": bits}));
         for digest in Digest::ALL {
-            pair.trust(&mut peer, "reader", digest);
+            trust(&mut peer, "reader", digest, &pair.certificate);
             for salt in Salt::ALL {
-                let sealer = pair.sealer(Scheme::new(digest, salt), Format::Celery);
-                for body in Body::all() {
-                    let sealed = body.seal(&sealer);
-                    let opened = deserialize(&mut peer, "reader", &sealed);
-                    assert_eq!(
-                        opened.unwrap(),
-                        body.loaded,
-                        "RSA-{bits} {digest} {salt}: {}",
-                        body.name
-                    );
-                }
+                opens_all(
+                    &mut peer,
+                    "reader",
+                    &pair.sealer(Scheme::new(digest, salt), Format::Celery),
+                );
             }
         }
     }
@@ -235,7 +229,7 @@ fn both_refuse_the_same() {
     // Another key under a trusted id.
     let imposter = Pair::make(&mut peer, json!({"bits": 2048, "nth": 1}));
     assert_eq!(imposter.id, pair.id);
-    pair.trust(&mut peer, "strict", Digest::Sha256);
+    trust(&mut peer, "strict", Digest::Sha256, &pair.certificate);
     let opener = pair.opener(Digest::Sha256);
 
     let sealed_by = |pair: &Pair, digest| {
@@ -351,35 +345,15 @@ fn old_celery_opens_what_taskseal_seals_for_it() {
     ) else {
         return;
     };
+    assert_eq!(Format::Celery54.default_salt(), Salt::Maximum);
     for bits in [2048, 3072, 4096] {
         let pair = Pair::make(&mut peer, json!({"bits": bits}));
         for digest in Digest::ALL {
-            pair.trust(&mut peer, "reader", digest);
+            trust(&mut peer, "reader", digest, &pair.certificate);
             let with = |salt| pair.sealer(Scheme::new(digest, salt), Format::Celery54);
-            for body in Body::all() {
-                let context = format!("RSA-{bits} {digest}: {}", body.name);
-                let opened = deserialize(
-                    &mut peer,
-                    "reader",
-                    &body.seal(&with(Format::Celery54.default_salt())),
-                );
-                if body.loaded_by_old_celery() {
-                    // Bytes that are UTF-8 come out of it as text.
-                    assert_eq!(
-                        as_text(opened.unwrap()),
-                        as_text(body.loaded.clone()),
-                        "{context}"
-                    );
-                } else {
-                    // It cuts the body at the first separator in it, and the signature is not one of the rest.
-                    let error = opened.expect_err(&context);
-                    assert!(error.contains(BAD_SIGNATURE), "{context}: {error}");
-                }
-                // The `cryptography` of that time takes the maximum salt alone.
-                let error = deserialize(&mut peer, "reader", &body.seal(&with(Salt::DigestLength)))
-                    .unwrap_err();
-                assert!(error.contains(BAD_SIGNATURE), "{context}: {error}");
-            }
+            old_opens_all(&mut peer, "reader", &with(Salt::Maximum));
+            // The `cryptography` of that time takes the maximum salt alone.
+            refuses_all(&mut peer, "reader", &with(Salt::DigestLength));
         }
     }
 }
@@ -488,14 +462,6 @@ impl Pair {
         Opener::new(store).with_policy(policy.accept_content_type("application/data"))
     }
 
-    /// Makes a serialiser in Celery that trusts this certificate.
-    fn trust(&self, peer: &mut Peer, name: &str, digest: Digest) {
-        let request = json!({
-            "op": "serializer", "name": name, "digest": digest.as_str(), "trusted": [self.certificate.to_pem()],
-        });
-        assert_eq!(peer.ask(&request).unwrap(), json!([self.id]));
-    }
-
     /// Makes a serialiser in Celery that signs with this key and trusts this certificate.
     fn sign(&self, peer: &mut Peer, name: &str, digest: Digest, inner: &str) {
         let pem = self.certificate.to_pem();
@@ -505,147 +471,4 @@ impl Pair {
         });
         peer.ask(&request).unwrap();
     }
-}
-
-/// A body, and what Celery loads it as.
-struct Body {
-    name: &'static str,
-    content_type: &'static str,
-    content_encoding: &'static str,
-    body: Vec<u8>,
-    loaded: Value,
-}
-
-impl Body {
-    fn all() -> Vec<Self> {
-        let json = |name, loaded: Value| Self {
-            name,
-            content_type: "application/json",
-            content_encoding: "utf-8",
-            body: serde_json::to_vec(&loaded).unwrap(),
-            loaded,
-        };
-        // Celery's serializer `raw`: bytes as they are.
-        let raw = |name, body: &[u8]| Self {
-            name,
-            content_type: "application/data",
-            content_encoding: "binary",
-            body: body.to_vec(),
-            loaded: bytes(body),
-        };
-        vec![
-            json(
-                "task arguments",
-                json!([[2, 3.5, "x"], {"key": null}, {"callbacks": null, "chain": null}]),
-            ),
-            json(
-                "non-ASCII",
-                json!([
-                    ["Žluťoučký kůň", "本局", "🦀", "\u{0}\u{1}\u{7f}\u{2028}"],
-                    {},
-                    {}
-                ]),
-            ),
-            json("1 MiB", json!([["x".repeat(1 << 20)], {}, {}])),
-            raw("empty", b""),
-            raw("separator inside", b"before\0\x01between\0\x01"),
-            raw("separator at the start", b"\0\x01"),
-            raw("every byte", &(0..=255).collect::<Vec<u8>>()),
-        ]
-    }
-
-    /// The name of Celery's serializer for it.
-    fn inner(&self) -> &'static str {
-        if self.content_type == "application/json" {
-            "json"
-        } else {
-            "raw"
-        }
-    }
-
-    fn seal(&self, sealer: &Sealer) -> Vec<u8> {
-        let sealer = sealer
-            .clone()
-            .with_content(self.content_type, self.content_encoding);
-        sealer.seal_bytes(&self.body).unwrap().into_bytes()
-    }
-
-    /// Checks what came out of a message that Celery sealed. Its JSON has other spaces and escapes than ours.
-    fn check(&self, opened: &taskseal::Opened<'_>, context: &str) {
-        let context = format!("{context}: {}", self.name);
-        assert_eq!(opened.content_type(), self.content_type, "{context}");
-        if self.inner() == "json" {
-            assert_eq!(
-                opened.content_encoding(),
-                self.content_encoding,
-                "{context}"
-            );
-            assert_eq!(opened.json::<Value>().unwrap(), self.loaded, "{context}");
-        } else {
-            assert_eq!(opened.body(), self.body, "{context}");
-        }
-    }
-
-    /// Celery 5.4 cuts bodies at a separator, and reads everything as text.
-    fn loaded_by_old_celery(&self) -> bool {
-        std::str::from_utf8(&self.body).is_ok() && !self.body.windows(2).any(|pair| pair == [0, 1])
-    }
-
-    /// Celery 5.4 writes separators into a body all the same, but nothing that is not UTF-8.
-    fn sealed_by_old_celery(&self) -> bool {
-        std::str::from_utf8(&self.body).is_ok()
-    }
-}
-
-fn serialize(peer: &mut Peer, name: &str, value: &Value) -> Vec<u8> {
-    let wire = peer
-        .ask(&json!({"op": "serialize", "name": name, "value": value}))
-        .unwrap();
-    wire.as_str().unwrap().as_bytes().to_vec()
-}
-
-fn deserialize(peer: &mut Peer, name: &str, wire: &[u8]) -> Result<Value, String> {
-    let wire = std::str::from_utf8(wire).unwrap();
-    peer.ask(&json!({"op": "deserialize", "name": name, "wire": wire}))
-}
-
-fn bytes(bytes: &[u8]) -> Value {
-    json!({"bytes": STANDARD.encode(bytes)})
-}
-
-fn as_text(value: Value) -> Value {
-    match value["bytes"].as_str() {
-        Some(base64) => String::from_utf8(STANDARD.decode(base64).unwrap())
-            .unwrap()
-            .into(),
-        None => value,
-    }
-}
-
-fn major(version: &Value) -> u32 {
-    version
-        .as_str()
-        .unwrap()
-        .split('.')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap()
-}
-
-/// The one Python process of each environment, which the tests of this file take turns at.
-fn peer(environment: Environment, test: &str) -> Option<MutexGuard<'static, Peer>> {
-    static CURRENT: OnceLock<Mutex<Peer>> = OnceLock::new();
-    static OLD: OnceLock<Mutex<Peer>> = OnceLock::new();
-    let python = environment.python(test)?;
-    let slot = match environment {
-        Environment::Current => &CURRENT,
-        Environment::Old => &OLD,
-    };
-    let peer = slot.get_or_init(|| Mutex::new(Peer::start(&python, "celery_peer.py")));
-    // A test that failed while it held the peer leaves nothing behind in it.
-    Some(
-        peer.lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner),
-    )
 }

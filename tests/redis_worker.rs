@@ -20,27 +20,42 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use support::celery::BAD_SIGNATURE;
 use support::keys;
 use support::python::{self, Environment};
 use support::redis::{Answer, Redis};
 use taskseal::pss::{Salt, Scheme};
 use taskseal::{Certificate, Sealer, Signer, SoftwareSigner};
 
-/// What stock Celery says of a signature that does not verify (see `interop_celery.rs`).
-const BAD_SIGNATURE: &str = "catching classes that do not inherit from BaseException";
-
-const TEST: &str = "a_stock_worker_runs_what_is_sealed_and_nothing_else";
-
 #[test]
-fn a_stock_worker_runs_what_is_sealed_and_nothing_else() {
-    let Some(python) = Environment::Current.python(TEST) else {
+fn a_stock_worker_runs_what_is_sealed_in_software() {
+    let signers = Salt::ALL.map(|salt| {
+        let scheme = Scheme {
+            salt,
+            ..Scheme::default()
+        };
+        keys::signer(2048, scheme, &format!("CN=producer {salt},O=Example"))
+    });
+    sealed_tasks_run("a_stock_worker_runs_what_is_sealed_in_software", &signers);
+}
+
+#[cfg(feature = "pkcs11")]
+#[test]
+fn a_stock_worker_runs_what_is_sealed_on_a_token() {
+    support::softhsm::test(|hsm| {
+        let signer: Arc<dyn Signer> = Arc::new(hsm.token("producers").signer(2048, "producer"));
+        sealed_tasks_run("a_stock_worker_runs_what_is_sealed_on_a_token", &[signer]);
+    });
+}
+
+/// What the producers seal runs; the rest does not.
+fn sealed_tasks_run(test: &str, producers: &[Arc<dyn Signer>]) {
+    let Some(python) = Environment::Current.python(test) else {
         return;
     };
     let Some(mut redis) = Redis::start() else {
-        return python::skip(TEST, "no redis-server on this machine; run ./scripts/test");
+        return python::skip(test, "no redis-server on this machine; run ./scripts/test");
     };
-
-    let producers = producers();
     let (worker_certificate, directory) = worker_files();
     for (at, producer) in producers.iter().enumerate() {
         trust(
@@ -53,7 +68,7 @@ fn a_stock_worker_runs_what_is_sealed_and_nothing_else() {
     let results = keys::opener(&worker_certificate);
 
     let mut sent = Vec::new();
-    for producer in &producers {
+    for producer in producers {
         let sealer = Sealer::new(Arc::clone(producer));
         for (args, kwargs) in [
             (json!([1, 2.5, null]), json!({})),
@@ -104,19 +119,6 @@ fn a_stock_worker_runs_what_is_sealed_and_nothing_else() {
     ] {
         assert_eq!(count(&text), times * sent.len(), "{text}\n{}", worker.end_of_log());
     }
-}
-
-/// Signers that the worker trusts.
-fn producers() -> Vec<Arc<dyn Signer>> {
-    Salt::ALL
-        .map(|salt| {
-            let scheme = Scheme {
-                salt,
-                ..Scheme::default()
-            };
-            keys::signer(2048, scheme, &format!("CN=producer {salt},O=Example"))
-        })
-        .into()
 }
 
 /// The worker's key, and a directory of trusted certificates, with its own in it.

@@ -3,11 +3,13 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr
 )]
 
+pub mod celery;
 #[cfg(feature = "software")]
 pub mod keys;
 pub mod python;
