@@ -5,6 +5,7 @@ Bytes travel as `{"bytes": "<base64>"}`. Serialisers are made once and then name
 """
 import base64
 import datetime
+import functools
 import json
 import os
 import sys
@@ -69,13 +70,19 @@ def serializer(name, digest, key=None, certificate=None, trusted=(), directory=N
         for pem in trusted:
             store.add_cert(Certificate(pem))
     SERIALIZERS[name] = SecureSerializer(
-        key=key and PrivateKey(key),
+        key=key and private_key(key),
         cert=certificate and Certificate(certificate),
         cert_store=store,
         digest=digest,
         serializer=inner,
     )
     return [one.get_id() for one in store.itercerts()]
+
+
+@functools.cache
+def private_key(pem):
+    """Loading a key checks its primes, which takes longer than many signatures."""
+    return PrivateKey(pem)
 
 
 def serialize(name, value):
