@@ -12,6 +12,7 @@
 pub mod celery;
 #[cfg(feature = "software")]
 pub mod keys;
+pub mod mutate;
 pub mod python;
 pub mod redis;
 #[cfg(feature = "pkcs11")]
