@@ -355,7 +355,7 @@ fn a_reload_reports_what_it_added_removed_and_replaced() {
     store.reload().unwrap();
     dir.file("same.pem", replaced.to_pem());
     let change = store.reload().unwrap();
-    assert_eq!(change.added, [replaced.clone()]);
+    assert_eq!(change.added, std::slice::from_ref(&replaced));
     assert_eq!(change.removed, [original]);
     assert_eq!(store.get(replaced.id()), Some(replaced));
 
