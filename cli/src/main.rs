@@ -1,2 +1,126 @@
 //! The `taskseal` command.
-fn main() {}
+
+mod args;
+mod cert;
+mod failure;
+mod input;
+mod inspect;
+#[cfg(feature = "pkcs11")]
+mod key;
+mod keys;
+mod open;
+mod output;
+#[cfg(feature = "pkcs11")]
+mod pin;
+mod seal;
+mod secret;
+mod store;
+#[cfg(feature = "pkcs11")]
+mod token;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::args::{Cli, Command, Global};
+use crate::failure::Failure;
+
+/// The command did what it was asked for.
+const DONE: u8 = 0;
+/// A message was refused, or something failed.
+const FAILED: u8 = 1;
+/// The command line makes no sense.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let color = early_color(&arguments);
+    color.write_global();
+    let parsed = Cli::command()
+        .color(to_clap(color))
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &arguments),
+    };
+    let global = cli.global;
+    output::start_logging(global);
+    match run(cli.command, global) {
+        Ok(()) => ExitCode::from(DONE),
+        Err(failure) => {
+            failure.report(global.json);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(command: Command, global: Global) -> Result<(), Failure> {
+    match command {
+        Command::Seal(args) => seal::run(&args, global),
+        Command::Open(args) => open::run(&args, global),
+        Command::Inspect(args) => inspect::run(&args, global),
+        #[cfg(feature = "pkcs11")]
+        Command::Token(args) => token::run(&args, global),
+        #[cfg(feature = "pkcs11")]
+        Command::Key(args) => key::run(&args, global),
+        Command::Cert(args) => cert::run(&args, global),
+        Command::Store(args) => store::run(&args, global),
+        #[cfg(feature = "pkcs11")]
+        Command::Demo(args) => demo::run(&args, global),
+        Command::Completions(args) => completions(args.shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    // Into memory first: the generator panics when it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "taskseal", &mut script);
+    Ok(std::io::stdout().lock().write_all(&script)?)
+}
+
+/// `--help` and `--version` are answers; everything else is a mistake, told as JSON when JSON was asked for.
+fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody is left to tell when this fails.
+        let _ = error.print();
+        return ExitCode::from(DONE);
+    }
+    if arguments.iter().any(|argument| argument == "--json") {
+        Failure::usage(error).report(true);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(USAGE)
+}
+
+/// The value of `--color`, looked for by hand: the parser's own messages are coloured too.
+fn early_color(arguments: &[OsString]) -> anstream::ColorChoice {
+    let mut words = arguments.iter().filter_map(|word| word.to_str());
+    let mut choice = None;
+    while let Some(word) = words.next() {
+        match word.strip_prefix("--color") {
+            Some("") => choice = words.next(),
+            Some(rest) => choice = rest.strip_prefix('=').or(choice),
+            None if word == "--" => break,
+            None => {}
+        }
+    }
+    match choice {
+        Some("always") => anstream::ColorChoice::Always,
+        Some("never") => anstream::ColorChoice::Never,
+        _ => anstream::ColorChoice::Auto,
+    }
+}
+
+fn to_clap(color: anstream::ColorChoice) -> clap::ColorChoice {
+    match color {
+        anstream::ColorChoice::Always | anstream::ColorChoice::AlwaysAnsi => {
+            clap::ColorChoice::Always
+        }
+        anstream::ColorChoice::Never => clap::ColorChoice::Never,
+        anstream::ColorChoice::Auto => clap::ColorChoice::Auto,
+    }
+}

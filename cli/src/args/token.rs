@@ -1,0 +1,150 @@
+//! The command line of what needs a token.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// List the tokens of a PKCS#11 module
+    List(TokenListArgs),
+    /// Initialise the first blank token of a PKCS#11 module
+    Init(TokenInitArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal token list --module /usr/lib/softhsm/libsofthsm2.so
+  TASKSEAL_MODULE=/usr/lib/softhsm/libsofthsm2.so taskseal token list --json")]
+pub(crate) struct TokenListArgs {
+    #[command(flatten)]
+    pub(crate) module: ModuleOption,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal token init --module /usr/lib/softhsm/libsofthsm2.so --label prod
+  taskseal token init --module … --label prod --so-pin-file so.pin --pin-file user.pin
+
+Only a blank token is initialised; one that holds keys is left alone. The PINs come from the files, else from the
+variables TASKSEAL_SO_PIN_FILE, TASKSEAL_SO_PIN, TASKSEAL_PIN_FILE and TASKSEAL_PIN, else from a prompt.")]
+pub(crate) struct TokenInitArgs {
+    #[command(flatten)]
+    pub(crate) module: ModuleOption,
+    /// Label of the new token, at most 32 bytes
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: String,
+    /// File whose first line is the security officer's PIN
+    #[arg(long, value_name = "FILE", env = "TASKSEAL_SO_PIN_FILE")]
+    pub(crate) so_pin_file: Option<PathBuf>,
+    /// File whose first line is the user's PIN
+    #[arg(long, value_name = "FILE", env = "TASKSEAL_PIN_FILE")]
+    pub(crate) pin_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Generate an RSA key pair in a token, not extractable
+    Generate(KeyGenerateArgs),
+    /// List the private keys of a token
+    List(KeyListArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal key generate --key 'pkcs11:token=prod;object=worker?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  taskseal key generate --key 'pkcs11:token=prod;object=worker;id=%01' --bits 3072
+
+The key's label is the URI's object, its id the URI's id, or else a random one. Its public half stays next to it.")]
+pub(crate) struct KeyGenerateArgs {
+    #[command(flatten)]
+    pub(crate) key: TokenKeyOptions,
+    /// Size of the key, in bits
+    #[arg(long, value_name = "BITS", default_value = "2048", value_parser = bits_parser())]
+    pub(crate) bits: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal key list --key 'pkcs11:token=prod'
+  taskseal key list --key 'pkcs11:token=prod;object=worker?pin-source=file:/run/secrets/pin' --json")]
+pub(crate) struct KeyListArgs {
+    #[command(flatten)]
+    pub(crate) key: TokenKeyOptions,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal cert import --key 'pkcs11:token=prod;object=worker' worker.pem
+
+The certificate is found again by its public key, so `taskseal seal` needs no --cert then.")]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) key: TokenKeyOptions,
+    /// The certificate (PEM or DER)
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal demo
+  taskseal demo --keep /tmp/taskseal-demo   # and look at the token, the certificates and the message afterwards
+
+SoftHSM has to be installed (Debian and Ubuntu: apt-get install softhsm2). Nothing of this machine's own tokens is
+touched.")]
+pub(crate) struct DemoArgs {
+    /// Put the token and all files into this new or empty directory and keep it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// SoftHSM's PKCS#11 module, where it is in none of the usual places
+    #[arg(long, value_name = "PATH")]
+    pub(crate) module: Option<PathBuf>,
+    /// The directory that the outer run of this command has made.
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) inside: Option<PathBuf>,
+}
+
+/// Which PKCS#11 module.
+#[derive(Debug, Args)]
+pub(crate) struct ModuleOption {
+    /// PKCS#11 module (shared library)
+    #[arg(long = "module", value_name = "PATH", env = "TASKSEAL_MODULE")]
+    pub(crate) path: PathBuf,
+}
+
+/// Which token and key, PEM files left aside.
+#[derive(Debug, Args)]
+pub(crate) struct TokenKeyOptions {
+    /// Token and key as a PKCS#11 URI (RFC 7512), for example 'pkcs11:token=prod;object=worker'
+    #[arg(long = "key", value_name = "URI", value_parser = crate::keys::token_uri)]
+    pub(crate) uri: taskseal::pkcs11::Uri,
+    /// PKCS#11 module (shared library), where the URI has no module-path
+    #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]
+    pub(crate) module: Option<PathBuf>,
+}
+
+fn bits_parser() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+    PossibleValuesParser::new(["2048", "3072", "4096"]).try_map(|bits| bits.parse())
+}

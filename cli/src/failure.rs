@@ -1,0 +1,156 @@
+//! [`Failure`]: how a command ends when it does not do what it was asked for.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+use taskseal::error::{
+    CertificateError, EnvelopeError, ErrorClass, IssueError, OpenError, SealError, SignError,
+    StoreError,
+};
+
+use crate::output::{self, style};
+
+/// What went wrong, in the words that the user gets. Exit code 1.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    error: String,
+    class: &'static str,
+    /// One stable lower-case word.
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+    /// Whoever read the output went away; there is nobody to tell.
+    #[serde(skip)]
+    quiet: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: &'static str, class: ErrorClass, error: impl Display) -> Self {
+        Self {
+            error: output::escaped(&error.to_string()),
+            class: class.as_str(),
+            reason,
+            hint: None,
+            quiet: false,
+        }
+    }
+
+    /// A wrong argument that only turned out later, or a configuration that cannot work.
+    pub(crate) fn permanent(reason: &'static str, error: impl Display) -> Self {
+        Self::new(reason, ErrorClass::Permanent, error)
+    }
+
+    /// A file that cannot be read or written.
+    pub(crate) fn file(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::permanent("file", format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    /// What the parser of the command line says, for `--json`.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        Self {
+            error: text.to_owned(),
+            class: "usage",
+            reason: "usage",
+            hint: None,
+            quiet: false,
+        }
+    }
+
+    /// What the user may do about it.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same, if there is something.
+    pub(crate) fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint.or(self.hint);
+        self
+    }
+
+    /// Says on what it happened.
+    pub(crate) fn on(mut self, path: &Path) -> Self {
+        self.error = format!("{}: {}", output::escaped(&path.to_string_lossy()), self.error);
+        self
+    }
+
+    /// Tells the user.
+    pub(crate) fn report(&self, json: bool) {
+        if self.quiet {
+            return;
+        }
+        let mut err = anstream::stderr().lock();
+        // Nobody is left to tell when stderr is closed.
+        let _ = if json {
+            output::json_line(&mut err, self)
+        } else {
+            let (bad, dim) = (style::BAD, style::DIM);
+            writeln!(err, "taskseal: {bad}error:{bad:#} {}", self.error).and_then(|()| {
+                match &self.hint {
+                    Some(hint) => writeln!(err, "{dim}hint:{dim:#} {hint}"),
+                    None => Ok(()),
+                }
+            })
+        };
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    /// An error of writing the output. A closed pipe ends the command quietly, as it ends any other.
+    fn from(error: std::io::Error) -> Self {
+        Self {
+            quiet: error.kind() == std::io::ErrorKind::BrokenPipe,
+            ..Self::permanent("output", format!("cannot write the output: {error}"))
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let message = format!("refused ({}): {error}", error.reason());
+        Self::new(error.reason(), error.class(), message)
+    }
+}
+
+/// Errors that have a class, under one word each.
+macro_rules! from_library {
+    ($($error:ty => $reason:literal),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::new($reason, error.class(), with_sources(&error))
+            }
+        }
+    )*};
+}
+
+from_library! {
+    CertificateError => "certificate",
+    EnvelopeError => "malformed",
+    IssueError => "issue",
+    SealError => "seal",
+    SignError => "sign",
+    StoreError => "store",
+}
+
+#[cfg(feature = "software")]
+from_library!(taskseal::KeyError => "key");
+
+/// The text of an error. The library's texts hold those of their sources already; one that does not gets them added.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,159 @@
+//! `taskseal open`.
+
+use std::io::{self, Write as _};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use taskseal::store::fs::{ExpiredCertificates, Options};
+use taskseal::{EnvelopeError, Format, OpenError, Opened, Opener, Policy, StoreError};
+
+use crate::args::{FormatChoice, Global, OpenArgs};
+use crate::failure::Failure;
+use crate::output::{self, style};
+use crate::input;
+
+/// Who signed the message, and how.
+#[derive(Serialize)]
+struct Facts<'a> {
+    verified: bool,
+    signer_id: &'a str,
+    subject: &'a str,
+    thumbprint_sha256: String,
+    not_after: String,
+    digest: &'static str,
+    salt: &'static str,
+    format: &'static str,
+    content_type: &'a str,
+    content_encoding: &'a str,
+    body_bytes: usize,
+}
+
+pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
+    let expired = if args.skip_expired {
+        ExpiredCertificates::Skip
+    } else {
+        ExpiredCertificates::Refuse
+    };
+    let store = Options::new()
+        .expired(expired)
+        .open(&args.store)
+        .map_err(store_failure)?;
+    let opener = Opener::new(store).with_policy(policy(args));
+    let wire = input::envelope(args.file.as_deref(), args.max_size)?;
+    let result = match &args.outer_content_type {
+        Some(outer) => opener.open_message(outer, &wire),
+        None => opener.open(&wire),
+    };
+    let opened = result.map_err(|error| {
+        let hint = hint(&error);
+        Failure::from(error).maybe_hint(hint)
+    })?;
+    // The body first: when it cannot be written, nothing is said about it.
+    let mut out = io::stdout().lock();
+    out.write_all(opened.body())?;
+    if output::stdout_is_terminal() && opened.body().last() != Some(&b'\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(report(&opened, global)?)
+}
+
+fn policy(args: &OpenArgs) -> Policy {
+    let formats: Vec<Format> = args
+        .format
+        .iter()
+        .flat_map(|choice| match choice {
+            FormatChoice::Auto => Format::ALL.to_vec(),
+            FormatChoice::One(format) => vec![*format],
+        })
+        .collect();
+    Policy::new()
+        .formats(formats)
+        .content_types(args.accept.iter().map(String::as_str))
+        .digest(args.digest)
+        .clock_skew(args.clock_skew)
+        .max_message_len(args.max_size)
+}
+
+fn report(opened: &Opened<'_>, global: Global) -> io::Result<()> {
+    let signer = opened.signer();
+    let mut err = anstream::stderr().lock();
+    if global.json {
+        return output::json_line(
+            &mut err,
+            &Facts {
+                verified: true,
+                signer_id: signer.id(),
+                subject: signer.subject(),
+                thumbprint_sha256: signer.thumbprint_hex(),
+                not_after: output::time(signer.not_after()),
+                digest: opened.scheme().digest.as_str(),
+                salt: opened.scheme().salt.as_str(),
+                format: opened.format().as_str(),
+                content_type: opened.content_type(),
+                content_encoding: opened.content_encoding(),
+                body_bytes: opened.body().len(),
+            },
+        );
+    }
+    let days = output::days_between(SystemTime::now(), signer.not_after());
+    let (good, dim) = (style::GOOD, style::DIM);
+    writeln!(
+        err,
+        "{good}verified{good:#}      signed by {}",
+        output::escaped(signer.id())
+    )?;
+    let left = format!("{} ({days} days left)", output::time(signer.not_after()));
+    let content = format!(
+        "{} {dim}({}; not covered by the signature){dim:#}",
+        opened.content_type(),
+        opened.content_encoding()
+    );
+    output::facts(
+        &mut err,
+        &[
+            ("subject", output::escaped(signer.subject())),
+            ("thumbprint", format!("sha256:{}", signer.thumbprint_hex())),
+            ("valid until", left),
+            ("scheme", opened.scheme().to_string()),
+            ("format", opened.format().to_string()),
+            ("content type", content),
+        ],
+    )
+}
+
+fn store_failure(error: StoreError) -> Failure {
+    let hint = match &error {
+        StoreError::Expired { .. } => "--skip-expired leaves it out; `taskseal store check` lists all",
+        StoreError::NotFound { .. } => "--store takes a directory, a file or a quoted pattern such as '/etc/trusted/*.pem'",
+        StoreError::Empty { .. } => "put the signers' certificates there, one PEM file each",
+        _ => "`taskseal store check PATH` lists what is wrong with each file",
+    };
+    Failure::from(error).hint(hint)
+}
+
+/// What the user may do about a refusal that may be none of the sender's fault.
+fn hint(error: &OpenError) -> Option<String> {
+    Some(match error {
+        OpenError::UnknownSigner { .. } => {
+            "if you trust it, put its certificate into the store; `taskseal store check` lists what is there".to_owned()
+        }
+        OpenError::ContentType { .. } => {
+            "--accept TYPE accepts another one, instead of application/json".to_owned()
+        }
+        OpenError::Malformed(EnvelopeError::Format { found }) => {
+            format!("--format {found} accepts it; repeat --format to accept several")
+        }
+        OpenError::Malformed(_) => {
+            "`taskseal inspect` shows what can be read of it; --format names another format".to_owned()
+        }
+        OpenError::BadSignature { .. } => {
+            "signers may use another digest: --digest sha384 or sha512".to_owned()
+        }
+        OpenError::NotYetValid { .. } => {
+            "--clock-skew SECONDS allows for a clock that is a little off".to_owned()
+        }
+        OpenError::TooLarge { .. } => "--max-size BYTES allows a longer one".to_owned(),
+        _ => return None,
+    })
+}

@@ -1,0 +1,101 @@
+//! `taskseal seal`.
+
+use std::io::Write as _;
+
+use serde::Serialize;
+use taskseal::pss::Scheme;
+use taskseal::{ErrorClass, Sealed, Sealer, Signer};
+
+use crate::args::{Global, SealArgs};
+use crate::failure::Failure;
+use crate::{input, keys, output};
+
+/// What a producer has to tell its broker about the message.
+#[derive(Serialize)]
+struct Facts<'a> {
+    signer_id: &'a str,
+    format: &'static str,
+    digest: &'static str,
+    salt: &'static str,
+    content_type: &'static str,
+    content_encoding: &'static str,
+    inner_content_type: &'a str,
+    inner_content_encoding: &'a str,
+    bytes: usize,
+}
+
+pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
+    let salt = args.salt.unwrap_or_else(|| args.format.default_salt());
+    let scheme = Scheme::new(args.digest, salt);
+    // The signer first: a mistake in the key is told before anything is read from a terminal.
+    let signer = keys::open_signer(&args.key, args.cert.as_deref(), scheme)?;
+    warn_about_certificate(signer.as_ref(), global);
+    let body = input::message(args.file.as_deref(), args.max_size)?;
+    if args.content_type == "application/json" && !is_json(&body) {
+        let text = "the body is no JSON, but its content type says application/json; \
+                    name what it is with --content-type";
+        output::warn(global, text);
+    }
+    let sealer = Sealer::new(signer)
+        .with_format(args.format)
+        .with_content(&args.content_type, &args.content_encoding);
+    let sealed = sealer.seal_bytes(&body)?;
+    if sealed.as_bytes().len() > args.max_size {
+        let text = format!(
+            "the sealed message has {} bytes; the limit is {}",
+            sealed.as_bytes().len(),
+            args.max_size
+        );
+        let hint = "--max-size BYTES allows a longer one; whoever opens it has to allow it too";
+        return Err(Failure::new("too-large", ErrorClass::Permanent, text).hint(hint));
+    }
+    write(&sealed)?;
+    if global.json {
+        let facts = Facts {
+            signer_id: sealer.signer().certificate().id(),
+            format: args.format.as_str(),
+            digest: args.digest.as_str(),
+            salt: salt.as_str(),
+            content_type: sealed.content_type(),
+            content_encoding: sealed.content_encoding(),
+            inner_content_type: &args.content_type,
+            inner_content_encoding: &args.content_encoding,
+            bytes: sealed.as_bytes().len(),
+        };
+        output::json_line(&mut std::io::stderr().lock(), &facts)?;
+    }
+    Ok(())
+}
+
+/// A signature under such a certificate can be made, but nobody will accept it.
+fn warn_about_certificate(signer: &dyn Signer, global: Global) {
+    let certificate = signer.certificate();
+    let now = std::time::SystemTime::now();
+    let wrong = if certificate.has_expired(now) {
+        format!("expired at {}", output::time(certificate.not_after()))
+    } else if certificate.is_not_yet_valid(now) {
+        format!("is not valid before {}", output::time(certificate.not_before()))
+    } else if !certificate.allows_signatures() {
+        "is not for signing messages (key usage)".to_owned()
+    } else {
+        return;
+    };
+    let id = certificate.id();
+    output::warn(
+        global,
+        &format!("the certificate {id:?} {wrong}; openers will refuse the message"),
+    );
+}
+
+fn write(sealed: &Sealed) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(sealed.as_bytes())?;
+    if sealed.as_str().is_some() && output::stdout_is_terminal() {
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+}
