@@ -101,9 +101,9 @@ pub(crate) enum Command {
 Examples:
   taskseal seal --key 'pkcs11:token=prod;object=worker' --cert worker.pem task.json > task.sealed
   echo '[[1, 2], {}, {}]' | taskseal seal --key worker.key --cert worker.pem
-  taskseal seal --key worker.key --cert worker.pem --format celery-5.4 task.json   # for Celery 5.4 and older
+  taskseal seal --key worker.key --cert worker.pem --format celery-5.4 task.json
 
-The body is sealed as it is; nothing is added to it or taken from it. The wire form goes to stdout, with a newline
+The body is sealed as it is; nothing is added to it or taken from it. The wire form goes to stdout, with a newline \
 after it only when stdout is a terminal. It travels under the outer content type application/data.")]
 pub(crate) struct SealArgs {
     #[command(flatten)]
@@ -141,7 +141,7 @@ Examples:
   taskseal open --store '/etc/taskseal/trusted/*.pem' --json < task.sealed
   taskseal open --store worker.pem --accept application/x-yaml --format auto task.sealed
 
-The body goes to stdout as it was signed, and who signed it to stderr. A message that is refused gives no body, a
+The body goes to stdout as it was signed, and who signed it to stderr. A message that is refused gives no body, a \
 reason on stderr and exit code 1. One newline after a text envelope is ignored.")]
 pub(crate) struct OpenArgs {
     /// Trusted certificates: a directory, a file or a pattern such as '/etc/taskseal/trusted/*.pem'
@@ -179,7 +179,7 @@ Examples:
   taskseal inspect task.sealed
   taskseal inspect --json < task.sealed
 
-Nothing is verified: whoever wrote the envelope may have put anything into it. Use `taskseal open` for what you mean to
+Nothing is verified: whoever wrote the envelope may have put anything into it. Use `taskseal open` for what you mean to \
 believe.")]
 pub(crate) struct InspectArgs {
     /// Format of the envelope; "auto" tells it from the bytes
@@ -217,10 +217,11 @@ pub(crate) enum CertCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  taskseal cert self-sign --key 'pkcs11:token=prod;object=worker' --subject 'CN=worker-7,O=Example' --days 365 --out w.pem
+  taskseal cert self-sign --key 'pkcs11:token=prod;object=worker' --subject CN=worker-7,O=Example \\
+      --days 365 --out worker.pem
   taskseal cert self-sign --key worker.key --subject 'CN=worker-7,O=Example' --days 30 > worker.pem
 
-A subject is written as in RFC 4514, the last part of the name first, so the signer id of the certificates above begins
+A subject is written as in RFC 4514, the last part of the name first, so the signer id of the certificates above begins \
 with \"Example worker-7\".")]
 pub(crate) struct SelfSignArgs {
     #[command(flatten)]
@@ -233,8 +234,9 @@ pub(crate) struct SelfSignArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  taskseal cert request --key 'pkcs11:token=prod;object=worker' --subject 'CN=worker-7,O=Example' --out worker.csr
-  taskseal cert request --key worker.key --subject 'CN=worker-7,O=Example' | openssl req -noout -text -verify")]
+  taskseal cert request --key 'pkcs11:token=prod;object=worker' --subject 'CN=worker-7,O=Example' \\
+      --out worker.csr
+  taskseal cert request --key worker.key --subject 'CN=worker-7,O=Example' > worker.csr")]
 pub(crate) struct RequestArgs {
     #[command(flatten)]
     pub(crate) subject: SubjectOptions,
@@ -295,7 +297,7 @@ Examples:
   taskseal store check --json '/etc/taskseal/trusted/*.pem'
   taskseal store check --warn-days 60 worker.pem
 
-Exit code 1 when any certificate has expired or cannot be used: messages of its signer would be refused, or the whole
+Exit code 1 when any certificate has expired or cannot be used: messages of its signer would be refused, or the whole \
 store would be.")]
 pub(crate) struct StoreCheckArgs {
     /// Warn when a certificate ends within so many days

@@ -11,8 +11,8 @@ use taskseal::pss::{Salt, Scheme};
 
 use crate::args::{CertArgs, CertCommand, Global, RequestArgs, SelfSignArgs, SubjectOptions};
 use crate::failure::Failure;
-use crate::output;
 use crate::keys;
+use crate::output;
 
 /// The facts of a certificate, as every command prints them with `--json`.
 #[derive(Serialize)]
@@ -96,13 +96,22 @@ fn request(args: &RequestArgs, global: Global) -> Result<(), Failure> {
     if global.json {
         return Ok(output::json_line(
             &mut anstream::stderr().lock(),
-            &Facts { subject, key_bits, pem: &pem, out },
+            &Facts {
+                subject,
+                key_bits,
+                pem: &pem,
+                out,
+            },
         )?);
     }
     let key = format!("RSA, {key_bits} bits");
     Ok(output::facts(
         &mut anstream::stderr().lock(),
-        &[("request for", output::escaped(subject)), ("key", key), ("written to", destination(out))],
+        &[
+            ("request for", output::escaped(subject)),
+            ("key", key),
+            ("written to", destination(out)),
+        ],
     )?)
 }
 
@@ -124,7 +133,11 @@ fn describe(
     let facts = CertificateFacts::new(certificate);
     let mut err = anstream::stderr().lock();
     if global.json {
-        let facts = Facts { certificate: facts, pem, out };
+        let facts = Facts {
+            certificate: facts,
+            pem,
+            out,
+        };
         return Ok(output::json_line(&mut err, &facts)?);
     }
     Ok(output::facts(
@@ -141,7 +154,10 @@ fn describe(
 }
 
 fn destination(out: Option<&Path>) -> String {
-    out.map_or_else(|| "stdout".to_owned(), |path| output::escaped(&path.to_string_lossy()))
+    out.map_or_else(
+        || "stdout".to_owned(),
+        |path| output::escaped(&path.to_string_lossy()),
+    )
 }
 
 /// The salt that every verifier of certificates knows (RFC 4055, 3.1).

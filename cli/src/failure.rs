@@ -22,7 +22,7 @@ pub(crate) struct Failure {
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
-    /// Whoever read the output went away; there is nobody to tell.
+    /// There is nobody to tell: whoever read the output went away. Or they know already.
     #[serde(skip)]
     quiet: bool,
 }
@@ -43,9 +43,17 @@ impl Failure {
         Self::new(reason, ErrorClass::Permanent, error)
     }
 
+    /// An error of the library, with what caused it.
+    pub(crate) fn library(reason: &'static str, class: ErrorClass, error: &dyn Error) -> Self {
+        Self::new(reason, class, with_sources(error))
+    }
+
     /// A file that cannot be read or written.
     pub(crate) fn file(doing: &str, path: &Path, error: &std::io::Error) -> Self {
-        Self::permanent("file", format!("cannot {doing} {}: {error}", path.display()))
+        Self::permanent(
+            "file",
+            format!("cannot {doing} {}: {error}", path.display()),
+        )
     }
 
     /// What the parser of the command line says, for `--json`.
@@ -58,6 +66,15 @@ impl Failure {
             reason: "usage",
             hint: None,
             quiet: false,
+        }
+    }
+
+    /// Somebody else has told the user.
+    #[cfg(feature = "pkcs11")]
+    pub(crate) fn silent() -> Self {
+        Self {
+            quiet: true,
+            ..Self::permanent("failed", "failed")
         }
     }
 
@@ -75,7 +92,11 @@ impl Failure {
 
     /// Says on what it happened.
     pub(crate) fn on(mut self, path: &Path) -> Self {
-        self.error = format!("{}: {}", output::escaped(&path.to_string_lossy()), self.error);
+        self.error = format!(
+            "{}: {}",
+            output::escaped(&path.to_string_lossy()),
+            self.error
+        );
         self
     }
 
@@ -90,11 +111,11 @@ impl Failure {
             output::json_line(&mut err, self)
         } else {
             let (bad, dim) = (style::BAD, style::DIM);
-            writeln!(err, "taskseal: {bad}error:{bad:#} {}", self.error).and_then(|()| {
-                match &self.hint {
-                    Some(hint) => writeln!(err, "{dim}hint:{dim:#} {hint}"),
-                    None => Ok(()),
-                }
+            writeln!(err, "taskseal: {bad}error:{bad:#} {}", self.error).and_then(|()| match &self
+                .hint
+            {
+                Some(hint) => writeln!(err, "{dim}hint:{dim:#} {hint}"),
+                None => Ok(()),
             })
         };
     }
@@ -122,7 +143,7 @@ macro_rules! from_library {
     ($($error:ty => $reason:literal),* $(,)?) => {$(
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
-                Self::new($reason, error.class(), with_sources(&error))
+                Self::library($reason, error.class(), &error)
             }
         }
     )*};

@@ -9,7 +9,7 @@ use taskseal::envelope::dangerous_inspect_unverified;
 use crate::args::{FormatChoice, Global, InspectArgs};
 use crate::failure::Failure;
 use crate::output::{self, style};
-use crate::input;
+use crate::{input, json};
 
 /// How much of a body is shown, in characters, and of a signature, in bytes.
 const BODY_SHOWN: usize = 2000;
@@ -40,8 +40,9 @@ pub(crate) fn run(args: &InspectArgs, global: Global) -> Result<(), Failure> {
         FormatChoice::Auto => None,
         FormatChoice::One(format) => Some(format),
     };
-    let unpacked = dangerous_inspect_unverified(&wire, format)
-        .map_err(|error| Failure::from(error).hint("is it a sealed message of Celery's auth serializer?"))?;
+    let unpacked = dangerous_inspect_unverified(&wire, format).map_err(|error| {
+        Failure::from(error).hint("is it a sealed message of Celery's auth serializer?")
+    })?;
     let envelope = unpacked.envelope();
     if global.json {
         let body = std::str::from_utf8(envelope.body).ok();
@@ -65,7 +66,12 @@ pub(crate) fn run(args: &InspectArgs, global: Global) -> Result<(), Failure> {
         "{bad}NOT VERIFIED{bad:#}  {dim}anybody may have written this; `taskseal open` verifies it{dim:#}"
     )?;
     let limit = if args.full { usize::MAX } else { BODY_SHOWN };
-    Ok(parts(&mut out, unpacked.format().as_str(), &envelope, limit)?)
+    Ok(parts(
+        &mut out,
+        unpacked.format().as_str(),
+        &envelope,
+        limit,
+    )?)
 }
 
 /// The parts of an envelope, readable.
@@ -98,16 +104,13 @@ pub(crate) fn parts(
 fn preview(body: &[u8], limit: usize) -> String {
     // Four bytes a character at the most; pretty-printing makes the text longer, never shorter.
     let head = body.get(..limit.saturating_mul(4)).unwrap_or(body);
-    let json = serde_json::from_slice::<serde_json::Value>(head)
-        .and_then(|value| serde_json::to_string_pretty(&value));
-    let text = match (json, std::str::from_utf8(head)) {
-        // serde_json escapes control characters; line feeds stay the only ones.
-        (Ok(pretty), _) => {
+    let text = match (json::pretty(head), std::str::from_utf8(head)) {
+        (Some(pretty), _) => {
             let lines: Vec<String> = pretty.lines().map(output::escaped).collect();
             lines.join("\n")
         }
-        (Err(_), Ok(text)) => output::escaped(text),
-        (Err(_), Err(_)) => output::hex(body.get(..limit / 2).unwrap_or(body)),
+        (None, Ok(text)) => output::escaped(text),
+        (None, Err(_)) => output::hex(body.get(..limit / 2).unwrap_or(body)),
     };
     output::shortened(&text, limit)
 }

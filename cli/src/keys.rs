@@ -34,19 +34,25 @@ impl FromStr for KeySource {
 impl KeySource {
     #[cfg(feature = "pkcs11")]
     fn token(text: &str) -> Result<Self, String> {
-        token_uri(text).map(|uri| Self::Token(Box::new(uri)))
+        token_uri(text).map(Self::Token)
     }
 
     #[cfg(not(feature = "pkcs11"))]
     fn token(_: &str) -> Result<Self, String> {
-        Err("this taskseal was built without support for PKCS#11 tokens (feature pkcs11)".to_owned())
+        Err(
+            "this taskseal was built without support for PKCS#11 tokens (feature pkcs11)"
+                .to_owned(),
+        )
     }
 }
 
 /// Parses the URI of a token.
 #[cfg(feature = "pkcs11")]
-pub(crate) fn token_uri(text: &str) -> Result<taskseal::pkcs11::Uri, String> {
-    text.parse().map_err(|error: taskseal::pkcs11::UriError| error.to_string())
+pub(crate) fn token_uri(text: &str) -> Result<Box<taskseal::pkcs11::Uri>, String> {
+    match text.parse() {
+        Ok(uri) => Ok(Box::new(uri)),
+        Err(error) => Err(taskseal::pkcs11::UriError::to_string(&error)),
+    }
 }
 
 /// Opens the signer of messages: the key and its certificate.
@@ -59,12 +65,14 @@ pub(crate) fn open_signer(
     match &options.key {
         #[cfg(feature = "pkcs11")]
         KeySource::Token(uri) => {
-            let builder = crate::token::builder(uri, options.module.as_deref())?.scheme(scheme);
+            let builder = crate::token::builder(uri, options.module.as_deref()).scheme(scheme);
             let builder = match certificate {
                 Some(certificate) => builder.certificate(certificate),
                 None => builder.certificate_from_token(),
             };
-            Ok(Arc::new(builder.open().map_err(crate::token::sign_failure)?))
+            Ok(Arc::new(
+                builder.open().map_err(crate::token::sign_failure)?,
+            ))
         }
         KeySource::Pem(path) => {
             let certificate = certificate.ok_or_else(|| {
@@ -84,7 +92,7 @@ pub(crate) fn open_key(
     match &options.key {
         #[cfg(feature = "pkcs11")]
         KeySource::Token(uri) => {
-            let builder = crate::token::builder(uri, options.module.as_deref())?.scheme(scheme);
+            let builder = crate::token::builder(uri, options.module.as_deref()).scheme(scheme);
             Ok(Box::new(builder.open_key()?))
         }
         KeySource::Pem(path) => pem::key(path, options, scheme),
@@ -106,7 +114,9 @@ mod pem {
     use std::sync::Arc;
 
     use taskseal::pss::Scheme;
-    use taskseal::{Certificate, ErrorClass, KeyError, Signer, SigningKey, SoftwareKey, SoftwareSigner};
+    use taskseal::{
+        Certificate, ErrorClass, KeyError, Signer, SigningKey, SoftwareKey, SoftwareSigner,
+    };
     use zeroize::Zeroizing;
 
     use crate::args::KeyOptions;
@@ -166,7 +176,9 @@ mod pem {
         match secret::prompt(&format!("Password of {}", path.display())) {
             Ok(password) if !password.is_empty() => Ok(password),
             Ok(_) => Err(no_password("none was entered")),
-            Err(error) => Err(no_password(&format!("the terminal cannot be read: {error}"))),
+            Err(error) => Err(no_password(&format!(
+                "the terminal cannot be read: {error}"
+            ))),
         }
     }
 
@@ -227,6 +239,7 @@ mod pem {
             "the key {} is a file, and this taskseal was built without code that loads private keys (feature software)",
             path.display()
         );
-        Failure::permanent("key", text).hint("name a key on a token: --key 'pkcs11:token=…;object=…'")
+        Failure::permanent("key", text)
+            .hint("name a key on a token: --key 'pkcs11:token=…;object=…'")
     }
 }

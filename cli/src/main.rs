@@ -2,9 +2,12 @@
 
 mod args;
 mod cert;
+#[cfg(feature = "pkcs11")]
+mod demo;
 mod failure;
 mod input;
 mod inspect;
+mod json;
 #[cfg(feature = "pkcs11")]
 mod key;
 mod keys;

@@ -4,13 +4,14 @@ use std::io::{self, Write as _};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use taskseal::envelope::dangerous_inspect_unverified;
 use taskseal::store::fs::{ExpiredCertificates, Options};
-use taskseal::{EnvelopeError, Format, OpenError, Opened, Opener, Policy, StoreError};
+use taskseal::{Format, OpenError, Opened, Opener, Policy, StoreError};
 
 use crate::args::{FormatChoice, Global, OpenArgs};
 use crate::failure::Failure;
-use crate::output::{self, style};
 use crate::input;
+use crate::output::{self, style};
 
 /// Who signed the message, and how.
 #[derive(Serialize)]
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
         None => opener.open(&wire),
     };
     let opened = result.map_err(|error| {
-        let hint = hint(&error);
+        let hint = other_format(args, &wire).or_else(|| hint(&error));
         Failure::from(error).maybe_hint(hint)
     })?;
     // The body first: when it cannot be written, nothing is said about it.
@@ -59,20 +60,20 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
 }
 
 fn policy(args: &OpenArgs) -> Policy {
-    let formats: Vec<Format> = args
-        .format
-        .iter()
-        .flat_map(|choice| match choice {
-            FormatChoice::Auto => Format::ALL.to_vec(),
-            FormatChoice::One(format) => vec![*format],
-        })
-        .collect();
     Policy::new()
-        .formats(formats)
+        .formats(formats(args))
         .content_types(args.accept.iter().map(String::as_str))
         .digest(args.digest)
         .clock_skew(args.clock_skew)
         .max_message_len(args.max_size)
+}
+
+fn formats(args: &OpenArgs) -> Vec<Format> {
+    let of = |choice: &FormatChoice| match choice {
+        FormatChoice::Auto => Format::ALL.to_vec(),
+        FormatChoice::One(format) => vec![*format],
+    };
+    args.format.iter().flat_map(of).collect()
 }
 
 fn report(opened: &Opened<'_>, global: Global) -> io::Result<()> {
@@ -124,12 +125,27 @@ fn report(opened: &Opened<'_>, global: Global) -> io::Result<()> {
 
 fn store_failure(error: StoreError) -> Failure {
     let hint = match &error {
-        StoreError::Expired { .. } => "--skip-expired leaves it out; `taskseal store check` lists all",
-        StoreError::NotFound { .. } => "--store takes a directory, a file or a quoted pattern such as '/etc/trusted/*.pem'",
+        StoreError::Expired { .. } => {
+            "--skip-expired leaves it out; `taskseal store check` lists all"
+        }
+        StoreError::NotFound { .. } => {
+            "--store takes a directory, a file or a quoted pattern such as '/etc/trusted/*.pem'"
+        }
         StoreError::Empty { .. } => "put the signers' certificates there, one PEM file each",
         _ => "`taskseal store check PATH` lists what is wrong with each file",
     };
     Failure::from(error).hint(hint)
+}
+
+/// A message in a format that is not accepted may look like one of an unknown signer.
+fn other_format(args: &OpenArgs, wire: &[u8]) -> Option<String> {
+    let found = dangerous_inspect_unverified(wire, None).ok()?.format();
+    if formats(args).contains(&found) {
+        return None;
+    }
+    Some(format!(
+        "it looks like the format {found}; --format {found} accepts it, and is repeatable"
+    ))
 }
 
 /// What the user may do about a refusal that may be none of the sender's fault.
@@ -140,9 +156,6 @@ fn hint(error: &OpenError) -> Option<String> {
         }
         OpenError::ContentType { .. } => {
             "--accept TYPE accepts another one, instead of application/json".to_owned()
-        }
-        OpenError::Malformed(EnvelopeError::Format { found }) => {
-            format!("--format {found} accepts it; repeat --format to accept several")
         }
         OpenError::Malformed(_) => {
             "`taskseal inspect` shows what can be read of it; --format names another format".to_owned()

@@ -17,7 +17,10 @@ pub(crate) mod style {
     use anstyle::{AnsiColor, Style};
 
     pub(crate) const PLAIN: Style = Style::new();
+    #[cfg(feature = "pkcs11")]
     pub(crate) const BOLD: Style = Style::new().bold();
+    #[cfg(feature = "pkcs11")]
+    pub(crate) const NUMBER: Style = AnsiColor::Cyan.on_default().bold();
     pub(crate) const DIM: Style = Style::new().dimmed();
     pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
     pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -36,7 +39,11 @@ pub(crate) fn warn(global: Global, text: &str) {
     let _ = if global.json {
         json_line(&mut err, &Warning { warning: text })
     } else {
-        writeln!(err, "taskseal: {yellow}warning:{yellow:#} {}", escaped(text))
+        writeln!(
+            err,
+            "taskseal: {yellow}warning:{yellow:#} {}",
+            escaped(text)
+        )
     };
 }
 
@@ -47,12 +54,20 @@ pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Res
 
 /// A JSON object for people and programs, over several lines.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(value)?)
+    writeln!(
+        io::stdout().lock(),
+        "{}",
+        serde_json::to_string_pretty(value)?
+    )
 }
 
 /// Names and values in two columns. A value of several lines keeps its column.
 pub(crate) fn facts(out: &mut impl Write, facts: &[(&str, String)]) -> io::Result<()> {
-    let width = facts.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.width())
+        .max()
+        .unwrap_or(0);
     let dim = style::DIM;
     for (name, value) in facts {
         for (at, line) in value.split('\n').enumerate() {
@@ -146,13 +161,13 @@ pub(crate) fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
-/// Whole days from `now` to `at`, rounded down; negative when it is over.
+/// Whole days from `now` to `at`, rounded towards zero; negative when it is over.
 pub(crate) fn days_between(now: SystemTime, at: SystemTime) -> i64 {
     const DAY: u64 = 24 * 60 * 60;
     let days = |time: Duration| i64::try_from(time.as_secs() / DAY).unwrap_or(i64::MAX);
     match at.duration_since(now) {
         Ok(left) => days(left),
-        Err(over) => -1 - days(over.duration()),
+        Err(over) => -days(over.duration()),
     }
 }
 
@@ -168,7 +183,9 @@ pub(crate) fn start_logging(global: Global) {
     };
     let mut targets = Targets::new().with_target("taskseal", level);
     if global.verbose == 0 {
-        targets = targets.with_target("taskseal::open", LevelFilter::OFF);
+        targets = targets
+            .with_target("taskseal::open", LevelFilter::ERROR)
+            .with_target("taskseal::pkcs11::session", LevelFilter::ERROR);
     }
     let ansi = !matches!(
         anstream::AutoStream::choice(&io::stderr()),

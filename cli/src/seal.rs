@@ -74,7 +74,10 @@ fn warn_about_certificate(signer: &dyn Signer, global: Global) {
     let wrong = if certificate.has_expired(now) {
         format!("expired at {}", output::time(certificate.not_after()))
     } else if certificate.is_not_yet_valid(now) {
-        format!("is not valid before {}", output::time(certificate.not_before()))
+        format!(
+            "is not valid before {}",
+            output::time(certificate.not_before())
+        )
     } else if !certificate.allows_signatures() {
         "is not for signing messages (key usage)".to_owned()
     } else {

@@ -17,7 +17,10 @@ const MAX_FILE: usize = 4096;
 /// The first line of a file.
 pub(crate) fn from_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     let failed = |reason: &str| {
-        let text = format!("the {what} file {} cannot be used: {reason}", path.display());
+        let text = format!(
+            "the {what} file {} cannot be used: {reason}",
+            path.display()
+        );
         Failure::new("secret", taskseal::ErrorClass::Credential, text)
     };
     // Allocated once and whole, so that no copy stays behind when it grows.
@@ -28,7 +31,10 @@ pub(crate) fn from_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     if bytes.len() > MAX_FILE {
         return Err(failed("it is larger than 4096 bytes"));
     }
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = bytes
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match std::str::from_utf8(line) {
         Ok("") => Err(failed("its first line is empty")),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use taskseal::Certificate;
 use taskseal::pss::KeySizes;
 use taskseal::store::fs::{Surveyed, survey};
+use taskseal::{Certificate, StoreError};
 
 use crate::args::{Global, StoreArgs, StoreCheckArgs, StoreCommand};
 use crate::cert::CertificateFacts;
@@ -58,7 +58,10 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
         .map(|surveyed| Finding::new(surveyed, args.warn_days, now))
         .collect();
     if findings.is_empty() {
-        let text = format!("the certificate store {} holds no certificate files", args.path.display());
+        let text = format!(
+            "the certificate store {} holds no certificate files",
+            args.path.display()
+        );
         return Err(Failure::permanent("store", text));
     }
     find_duplicates(&mut findings);
@@ -78,8 +81,12 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
     if failed == 0 {
         return Ok(());
     }
-    let text = format!("{failed} of {} certificates cannot be used", findings.len());
-    Err(Failure::permanent("store", text).hint("remove or replace them; one bad file makes the whole store refuse to load"))
+    let text = format!(
+        "{failed} of {} cannot be used to open messages",
+        findings.len()
+    );
+    Err(Failure::permanent("store", text)
+        .hint("remove or replace them; one bad file makes the whole store refuse to load"))
 }
 
 impl Finding {
@@ -94,6 +101,10 @@ impl Finding {
         };
         match surveyed.result {
             Ok(certificate) => finding.judge(certificate, warn_days, now),
+            // The file has a column of its own.
+            Err(StoreError::Certificate { source, .. }) => {
+                finding.problem(Status::Failed, source.to_string());
+            }
             Err(error) => finding.problem(Status::Failed, error.to_string()),
         }
         finding
@@ -145,7 +156,9 @@ fn find_duplicates(findings: &mut [Finding]) {
         }
     }
     for (at, other) in pairs {
-        let other = findings.get(other).map(|other| other.file.display().to_string());
+        let other = findings
+            .get(other)
+            .map(|other| other.file.display().to_string());
         if let Some(finding) = findings.get_mut(at) {
             let text = format!("has the same id as one in {}", other.unwrap_or_default());
             finding.problem(Status::Failed, text);
@@ -154,7 +167,15 @@ fn find_duplicates(findings: &mut [Finding]) {
 }
 
 fn table(findings: &[Finding]) -> Table {
-    let mut table = Table::new(&["STATUS", "ID", "SUBJECT", "KEY", "DAYS LEFT", "FILE", "PROBLEM"]);
+    let mut table = Table::new(&[
+        "STATUS",
+        "ID",
+        "SUBJECT",
+        "KEY",
+        "DAYS LEFT",
+        "FILE",
+        "PROBLEM",
+    ]);
     for finding in findings {
         let plain = |text: String| (output::escaped(&text), style::PLAIN);
         let (status, color) = match finding.status {
@@ -163,14 +184,23 @@ fn table(findings: &[Finding]) -> Table {
             Status::Failed => ("failed", style::BAD),
         };
         let of = |field: fn(&CertificateFacts) -> String| {
-            plain(finding.certificate.as_ref().map_or_else(|| "-".to_owned(), field))
+            plain(
+                finding
+                    .certificate
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), field),
+            )
         };
         table.row([
             (status.to_owned(), color),
             of(CertificateFacts::short_id),
             of(CertificateFacts::short_subject),
             of(CertificateFacts::key),
-            plain(finding.days_left.map_or_else(|| "-".to_owned(), |days| days.to_string())),
+            plain(
+                finding
+                    .days_left
+                    .map_or_else(|| "-".to_owned(), |days| days.to_string()),
+            ),
             plain(file_name(&finding.file)),
             (output::escaped(&finding.problems.join("; ")), color),
         ]);

@@ -167,10 +167,7 @@ pub enum Error {
         source: PinError,
     },
     /// The token called the PIN wrong, just now.
-    #[error(
-        "{call}: {token} refused the PIN from {origin}; {}; it is not tried again",
-        advice(call)
-    )]
+    #[error("{call}: {token} refused the PIN from {origin}; {}", advice(call))]
     PinRefused {
         /// What came back.
         call: CallError,

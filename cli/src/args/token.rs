@@ -35,7 +35,7 @@ Examples:
   taskseal token init --module /usr/lib/softhsm/libsofthsm2.so --label prod
   taskseal token init --module … --label prod --so-pin-file so.pin --pin-file user.pin
 
-Only a blank token is initialised; one that holds keys is left alone. The PINs come from the files, else from the
+Only a blank token is initialised; one that holds keys is left alone. The PINs come from the files, else from the \
 variables TASKSEAL_SO_PIN_FILE, TASKSEAL_SO_PIN, TASKSEAL_PIN_FILE and TASKSEAL_PIN, else from a prompt.")]
 pub(crate) struct TokenInitArgs {
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub(crate) enum KeyCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  taskseal key generate --key 'pkcs11:token=prod;object=worker?module-path=/usr/lib/softhsm/libsofthsm2.so'
+  taskseal key generate --key 'pkcs11:token=prod;object=worker?module-name=softhsm2'
   taskseal key generate --key 'pkcs11:token=prod;object=worker;id=%01' --bits 3072
 
 The key's label is the URI's object, its id the URI's id, or else a random one. Its public half stays next to it.")]
@@ -109,9 +109,9 @@ pub(crate) struct ImportArgs {
 #[command(after_help = "\
 Examples:
   taskseal demo
-  taskseal demo --keep /tmp/taskseal-demo   # and look at the token, the certificates and the message afterwards
+  taskseal demo --keep /tmp/taskseal-demo   # says how to go on with the token afterwards
 
-SoftHSM has to be installed (Debian and Ubuntu: apt-get install softhsm2). Nothing of this machine's own tokens is
+SoftHSM has to be installed (Debian and Ubuntu: apt-get install softhsm2). Nothing of this machine's own tokens is \
 touched.")]
 pub(crate) struct DemoArgs {
     /// Put the token and all files into this new or empty directory and keep it
@@ -138,7 +138,7 @@ pub(crate) struct ModuleOption {
 pub(crate) struct TokenKeyOptions {
     /// Token and key as a PKCS#11 URI (RFC 7512), for example 'pkcs11:token=prod;object=worker'
     #[arg(long = "key", value_name = "URI", value_parser = crate::keys::token_uri)]
-    pub(crate) uri: taskseal::pkcs11::Uri,
+    pub(crate) uri: Box<taskseal::pkcs11::Uri>,
     /// PKCS#11 module (shared library), where the URI has no module-path
     #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]
     pub(crate) module: Option<PathBuf>,
