@@ -33,7 +33,6 @@ install_wanted() {
     local packages="${wanted_packages[*]}"
     have apt-get || die "these programs' Debian packages are missing: $packages. This machine has no apt-get; install" \
         "the same programs with its own package manager and run this again."
-    say "installing Debian packages: $packages"
     # RUNLEVEL=1 keeps maintainer scripts from starting daemons (redis-server): only the programs are wanted.
     local run=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1)
     if [ "$(id -u)" -ne 0 ]; then
@@ -42,6 +41,7 @@ install_wanted() {
         # Without a terminal nobody can type a password, so fail instead of waiting for one.
         if [ -t 0 ]; then run=(sudo "${run[@]}"); else run=(sudo -n "${run[@]}"); fi
     fi
+    say "installing Debian packages: $packages"
     # The lists may be missing (containers) or old; an update that fails is no harm where they are good.
     "${run[@]}" apt-get update -q >/dev/null || warn "apt-get update failed; trying with the lists that are there"
     "${run[@]}" apt-get install -q -y --no-install-recommends "${wanted_packages[@]}" >/dev/null \
