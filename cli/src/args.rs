@@ -141,7 +141,7 @@ Examples:
   taskseal open --store '/etc/taskseal/trusted/*.pem' --json < task.sealed
   taskseal open --store worker.pem --accept application/x-yaml --format auto task.sealed
 
-The body goes to stdout as it was signed, and who signed it to stderr. A message that is refused gives no body, a \
+The body goes to stdout as it was signed (with a newline after it only on a terminal), and who signed it to stderr. A message that is refused gives no body, a \
 reason on stderr and exit code 1. One newline after a text envelope is ignored.")]
 pub(crate) struct OpenArgs {
     /// Trusted certificates: a directory, a file or a pattern such as '/etc/taskseal/trusted/*.pem'

@@ -16,6 +16,7 @@ mod output;
 #[cfg(feature = "pkcs11")]
 mod pin;
 mod seal;
+#[cfg(any(feature = "pkcs11", feature = "software"))]
 mod secret;
 mod store;
 #[cfg(feature = "pkcs11")]

@@ -62,6 +62,7 @@ pub(crate) fn prompt(question: &str) -> std::io::Result<Secret> {
 }
 
 /// Asks twice, for something new.
+#[cfg(feature = "pkcs11")]
 pub(crate) fn prompt_new(question: &str) -> std::io::Result<Secret> {
     let first = prompt(question)?;
     if first != prompt(&format!("{question}, again"))? {

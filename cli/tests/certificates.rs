@@ -1,0 +1,165 @@
+//! `cert` and `store check`, with keys in PEM files.
+#![cfg(feature = "software")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod support;
+
+use predicates::prelude::PredicateBooleanExt as _;
+use predicates::str::contains;
+use support::{Place, json_on_stderr, json_on_stdout, other_key, stderr, stdout};
+
+#[test]
+fn a_self_signed_certificate_opens_what_its_key_seals() {
+    let place = Place::with_worker();
+    let made = place
+        .run("cert self-sign --json --key worker.key --subject CN=w,O=Örg --days 30 --out new.pem");
+    let made = made.success().stdout("");
+    let facts = json_on_stderr(&made);
+    assert!(
+        facts["id"].as_str().unwrap().starts_with("Örg w "),
+        "{facts}"
+    );
+    assert_eq!(facts["key_bits"], 2048);
+    assert_eq!(
+        facts["pem"].as_str().unwrap().as_bytes(),
+        place.read("new.pem")
+    );
+    let sealed = place
+        .run("seal --key worker.key --cert new.pem task.json")
+        .success();
+    place.write("sealed", &sealed.get_output().stdout);
+    place.run("open --store new.pem sealed").success();
+    place.run("store check new.pem").success();
+}
+
+#[test]
+fn without_out_the_certificate_goes_to_stdout_alone() {
+    let place = Place::with_worker();
+    let made = place
+        .run("cert self-sign --key worker.key --subject CN=w --days 1")
+        .success();
+    assert!(stdout(&made).starts_with("-----BEGIN CERTIFICATE-----\n"));
+    assert!(stdout(&made).ends_with("-----END CERTIFICATE-----\n"));
+    assert!(stderr(&made).contains("signer id"), "{}", stderr(&made));
+    let request = place
+        .run("cert request --key worker.key --subject CN=w")
+        .success();
+    assert!(stdout(&request).starts_with("-----BEGIN CERTIFICATE REQUEST-----\n"));
+}
+
+#[test]
+fn a_file_that_is_there_is_overwritten_only_by_force() {
+    let place = Place::with_worker();
+    let make = "cert self-sign --key worker.key --subject CN=w --days 1 --out worker.pem";
+    let before = place.read("worker.pem");
+    place
+        .run(make)
+        .code(1)
+        .stderr(contains("worker.pem is there already").and(contains("--force")));
+    assert_eq!(place.read("worker.pem"), before);
+    place.run(&format!("{make} --force")).success();
+    assert_ne!(place.read("worker.pem"), before);
+    place
+        .run("cert self-sign --key worker.key --subject CN=w --days 1 --out no/such/dir.pem")
+        .code(1)
+        .stderr(contains("cannot write no/such/dir.pem"));
+    let left: Vec<_> = std::fs::read_dir(place.path("")).unwrap().collect();
+    assert_eq!(left.len(), 3, "no temporary file stays: {left:?}");
+}
+
+#[test]
+fn a_subject_that_is_no_name_is_refused() {
+    let place = Place::with_worker();
+    place
+        .run("cert self-sign --key worker.key --subject worker --days 1")
+        .code(1)
+        .stderr(contains("is not a distinguished name such as"));
+    place
+        .run("cert self-sign --key worker.key --subject CN=w --days 0")
+        .code(2);
+}
+
+#[test]
+fn a_good_store_is_listed_and_ends_with_0() {
+    let place = Place::with_worker();
+    let listed = stdout(&place.run("store check worker.pem").success());
+    for part in [
+        "STATUS",
+        "ok",
+        "Example CA worker-7 7",
+        "RSA-2048",
+        "worker.pem",
+    ] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    let listed = place.run("store check --json worker.pem").success();
+    let report = json_on_stdout(&listed);
+    assert_eq!(
+        (&report["ok"], &report["failed"]),
+        (&1.into(), &0.into()),
+        "{report}"
+    );
+}
+
+#[test]
+fn every_problem_of_a_store_is_listed_not_only_the_first() {
+    let place = Place::with_worker();
+    std::fs::create_dir(place.path("store")).unwrap();
+    let worker = place.read("worker.pem");
+    place.write("store/a.pem", &worker);
+    // The same certificate again, followed by one that ends soon, in one file.
+    place.write("other.key", other_key());
+    place
+        .run("cert self-sign --key other.key --subject CN=soon --days 10 --out soon.pem")
+        .success();
+    place.write("store/b.pem", [worker, place.read("soon.pem")].concat());
+    place.write("store/c.pem", "no certificate\n");
+    place.write("store/.hidden", "not looked at");
+    let small = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/ca-only.pem");
+    std::fs::copy(small, place.path("store/d.pem")).unwrap();
+
+    let checked = place.run("store check --json store").code(1);
+    let report = json_on_stdout(&checked);
+    let of = |at: usize| {
+        let one = &report["certificates"][at];
+        (one["status"].as_str().unwrap(), one["problems"].to_string())
+    };
+    assert_eq!(
+        report["certificates"].as_array().unwrap().len(),
+        5,
+        "{report}"
+    );
+    for (at, status, problem) in [
+        (0, "failed", "has the same id as one in store/b.pem"),
+        (1, "failed", "has the same id as one in store/a.pem"),
+        (2, "warning", "ends soon"),
+        (3, "failed", "there is no certificate in it"),
+        (4, "failed", "key usage"),
+    ] {
+        assert_eq!(of(at).0, status, "{at}: {report}");
+        assert!(of(at).1.contains(problem), "{at}: {report}");
+    }
+    let error = json_on_stderr(&checked);
+    assert_eq!(error["error"], "4 of 5 cannot be used to open messages");
+    let table = stdout(&place.run("store check store").code(1));
+    assert_eq!(table.lines().count(), 6, "{table}");
+    place.run("store check --warn-days 5 soon.pem").success();
+}
+
+#[test]
+fn a_store_that_is_not_there_is_an_error() {
+    let place = Place::new();
+    place
+        .run("store check nowhere")
+        .code(1)
+        .stderr(contains("does not exist"));
+    std::fs::create_dir(place.path("empty")).unwrap();
+    place
+        .run("store check empty")
+        .code(1)
+        .stderr(contains("holds no certificate files"));
+    place
+        .run("store check *.pem")
+        .code(1)
+        .stderr(contains("holds no certificate files"));
+}

@@ -1,0 +1,295 @@
+//! Everything that needs a token, on a SoftHSM token of its own.
+#![cfg(feature = "pkcs11")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod support;
+
+use predicates::prelude::PredicateBooleanExt as _;
+use predicates::str::contains;
+use support::{BODY, Place, json_on_stderr, json_on_stdout, softhsm, stderr, stdout};
+
+const PIN: &str = "user-pin-83";
+const KEY: &str = "pkcs11:token=test;object=worker";
+
+/// A place with an initialised token `test`, the module named by the variable, and the PIN in the file `pin`.
+fn place() -> Option<Place> {
+    let module = softhsm()?;
+    let mut place = Place::new();
+    std::fs::create_dir(place.path("tokens")).unwrap();
+    let tokens = place.path("tokens");
+    place.write(
+        "softhsm2.conf",
+        format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.display()
+        ),
+    );
+    let configuration = place.path("softhsm2.conf");
+    place.set_env("SOFTHSM2_CONF", configuration);
+    place.set_env("TASKSEAL_MODULE", module);
+    place.write("pin", format!("{PIN}\n"));
+    place.write("so-pin", "officer-pin-83\n");
+    place.write("task.json", BODY);
+    restrict(&place, "pin");
+    restrict(&place, "so-pin");
+    place
+        .run("token init --label test --so-pin-file so-pin --pin-file pin")
+        .success();
+    Some(place)
+}
+
+fn restrict(place: &Place, name: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The same, with the PIN's file named by the variable.
+fn place_with_pin() -> Option<Place> {
+    let mut place = place()?;
+    let pin = place.path("pin");
+    place.set_env("TASKSEAL_PIN_FILE", pin);
+    Some(place)
+}
+
+#[test]
+fn from_a_blank_token_to_an_opened_message() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    let made = json_on_stdout(
+        &place
+            .run(&format!("key generate --json --key {KEY};id=%01%02"))
+            .success(),
+    );
+    for (name, value) in [("sensitive", true), ("extractable", false), ("local", true)] {
+        assert_eq!(made[name], value, "{made}");
+    }
+    assert_eq!((&made["id"], &made["bits"]), (&"0102".into(), &2048.into()));
+
+    place
+        .run(&format!(
+            "cert self-sign --key {KEY} --subject CN=w,O=E --days 30 --out w.pem"
+        ))
+        .success();
+    place
+        .run(&format!(
+            "cert request --key {KEY} --subject CN=w,O=E --out w.csr"
+        ))
+        .success();
+    for (format, salt) in [("celery", "digest"), ("celery-5.4", "max")] {
+        let seal = format!("seal --json --key {KEY} --cert w.pem --format {format} task.json");
+        let sealed = place.run(&seal).success();
+        assert_eq!(json_on_stderr(&sealed)["salt"], salt);
+        place.write("sealed", &sealed.get_output().stdout);
+        let opened = place.run(&format!(
+            "open --json --store w.pem --format {format} sealed"
+        ));
+        assert_eq!(json_on_stderr(&opened.success().stdout(BODY))["salt"], salt);
+    }
+
+    // The certificate may be in the token; before it is, the error says so.
+    let seal = format!("seal --key {KEY} task.json");
+    place
+        .run(&seal)
+        .code(1)
+        .stderr(contains("no certificate for key").and(contains("cert import")));
+    let key = |place: &Place| {
+        json_on_stdout(&place.run(&format!("key list --json --key {KEY}")).success())[0].clone()
+    };
+    assert_eq!(key(&place)["certificates"], 0);
+    place
+        .run(&format!("cert import --key {KEY} w.pem"))
+        .success()
+        .stdout(contains("imported").and(contains("0102")));
+    place
+        .run(&format!("cert import --key {KEY} w.pem"))
+        .code(1)
+        .stderr(contains("already"));
+    assert_eq!(key(&place)["certificates"], 1);
+    let sealed = place.run(&seal).success();
+    place.write("sealed", &sealed.get_output().stdout);
+    place
+        .run("open --store w.pem sealed")
+        .success()
+        .stdout(BODY);
+}
+
+#[test]
+fn tokens_and_keys_are_listed() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    let tokens = json_on_stdout(&place.run("token list --json").success());
+    let test = tokens
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|token| token["label"] == "test")
+        .unwrap();
+    assert_eq!(test["initialized"], true);
+    let uri = test["uri"].as_str().unwrap();
+    assert!(uri.starts_with("pkcs11:token=test;serial="), "{uri}");
+    let listed = stdout(&place.run("token list").success());
+    assert!(
+        listed.contains("ready") && listed.contains("blank"),
+        "{listed}"
+    );
+
+    place
+        .run(&format!("key list --key {uri}"))
+        .success()
+        .stdout("")
+        .stderr(contains("no such private key"));
+    place
+        .run(&format!("key generate --key {KEY} --bits 3072"))
+        .success()
+        .stdout(contains("3072 bits"));
+    let keys = stdout(&place.run(&format!("key list --key {uri}")).success());
+    assert!(
+        keys.contains("worker") && keys.contains("RSA-3072"),
+        "{keys}"
+    );
+    place
+        .run(&format!("key list --key {uri};object=other"))
+        .success()
+        .stdout("");
+}
+
+#[test]
+fn what_is_there_is_not_made_again() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    place
+        .run("token init --label test --so-pin-file so-pin --pin-file pin")
+        .code(1)
+        .stderr(contains("already"));
+    place.run(&format!("key generate --key {KEY}")).success();
+    let again = json_on_stderr(
+        &place
+            .run(&format!("key generate --json --key {KEY}"))
+            .code(1),
+    );
+    assert_eq!(again["reason"], "exists");
+    place
+        .run("key generate --key pkcs11:token=test")
+        .code(1)
+        .stderr(contains("object=LABEL"));
+    place
+        .run(&format!("key generate --key {KEY} --bits 1024"))
+        .code(2);
+}
+
+#[test]
+fn the_pin_comes_from_uri_file_or_variable_and_its_lack_is_explained() {
+    let Some(place) = place() else { return };
+    let list = |name: &str, value: &str| {
+        let mut command = place.command();
+        command
+            .args(["key", "list", "--key", KEY])
+            .env(name, value)
+            .assert()
+    };
+    let file = place.path("pin");
+    place
+        .run(&format!(
+            "key list --key {KEY}?pin-source=file:{}",
+            file.display()
+        ))
+        .success();
+    list("TASKSEAL_PIN_FILE", file.to_str().unwrap()).success();
+    list("TASKSEAL_PIN", PIN).success();
+
+    // No terminal here, so nobody is asked.
+    let missing = place.run(&format!("key list --key {KEY}")).code(1);
+    for word in ["pin-source", "TASKSEAL_PIN_FILE", "TASKSEAL_PIN"] {
+        assert!(stderr(&missing).contains(word), "{}", stderr(&missing));
+    }
+    let json = json_on_stderr(&place.run(&format!("key list --json --key {KEY}")).code(1));
+    assert_eq!(
+        (&json["reason"], &json["class"]),
+        (&"pin".into(), &"credential".into())
+    );
+    list("TASKSEAL_PIN", "")
+        .code(1)
+        .stderr(contains("the PIN is empty"));
+    list("TASKSEAL_PIN_FILE", "/nowhere/pin")
+        .code(1)
+        .stderr(contains("/nowhere/pin"));
+
+    let wrong = list("TASKSEAL_PIN", "wrong-pin-83").code(1);
+    let text = stderr(&wrong);
+    assert!(
+        text.contains("CKR_PIN_INCORRECT") && text.contains("TASKSEAL_PIN"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("wrong-pin-83") && !text.contains(PIN),
+        "{text}"
+    );
+    let verbose = place
+        .command()
+        .args(["-vvv", "key", "list", "--key", KEY])
+        .env("TASKSEAL_PIN", PIN)
+        .assert();
+    assert!(!stderr(&verbose.success()).contains(PIN));
+}
+
+#[test]
+fn tokens_keys_and_modules_that_are_not_there_are_named() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    for (words, reason, message) in [
+        (
+            "key list --key pkcs11:token=nope",
+            "token-not-found",
+            "no token with label \"nope\"",
+        ),
+        (
+            "seal --key pkcs11:token=test;object=nope task.json",
+            "key-not-found",
+            "label \"nope\"",
+        ),
+        ("token list --module /nowhere.so", "module", "/nowhere.so"),
+        (
+            "key list --key pkcs11:token=test?module-path=/nowhere.so",
+            "module",
+            "/nowhere.so",
+        ),
+    ] {
+        let failed = json_on_stderr(&place.run(&format!("--json {words}")).code(1).stdout(""));
+        assert_eq!(failed["reason"], reason, "{failed}");
+        assert!(
+            failed["error"].as_str().unwrap().contains(message),
+            "{failed}"
+        );
+    }
+    let mut without = place.command();
+    without
+        .env_remove("TASKSEAL_MODULE")
+        .args(["key", "list", "--key", KEY]);
+    without
+        .assert()
+        .code(1)
+        .stderr(contains("module-path").and(contains("--module")));
+}
+
+#[test]
+fn pins_of_a_new_token_may_come_from_variables() {
+    let Some(place) = place() else { return };
+    let init = |so: &str, user: &str| {
+        let mut command = place.command();
+        command.args(["token", "init", "--json", "--label", "second"]);
+        command
+            .env("TASKSEAL_SO_PIN", so)
+            .env("TASKSEAL_PIN", user)
+            .assert()
+    };
+    init("", PIN).code(1).stderr(contains("TASKSEAL_SO_PIN"));
+    let made = json_on_stdout(&init("officer-pin-2", PIN).success());
+    assert_eq!(made["label"], "second");
+    place
+        .run(&format!("token init --label {}", "x".repeat(33)))
+        .code(1);
+}
