@@ -1,10 +1,10 @@
 //! `taskseal inspect`.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 
 use serde::Serialize;
-use taskseal::Envelope;
 use taskseal::envelope::dangerous_inspect_unverified;
+use taskseal::{Envelope, Format};
 
 use crate::args::{FormatChoice, Global, InspectArgs};
 use crate::failure::Failure;
@@ -66,38 +66,28 @@ pub(crate) fn run(args: &InspectArgs, global: Global) -> Result<(), Failure> {
         "{bad}NOT VERIFIED{bad:#}  {dim}anybody may have written this; `taskseal open` verifies it{dim:#}"
     )?;
     let limit = if args.full { usize::MAX } else { BODY_SHOWN };
-    Ok(parts(
-        &mut out,
-        unpacked.format().as_str(),
-        &envelope,
-        limit,
-    )?)
+    let parts = parts(unpacked.format(), &envelope, limit);
+    Ok(output::facts(&mut out, &parts)?)
 }
 
-/// The parts of an envelope, readable.
+/// The parts of an envelope, readable; so many characters of the body.
 pub(crate) fn parts(
-    out: &mut impl io::Write,
-    format: &str,
+    format: Format,
     envelope: &Envelope<'_>,
     limit: usize,
-) -> io::Result<()> {
+) -> [(&'static str, String); 7] {
     let signature = envelope.signature;
     let start = signature.get(..SIGNATURE_SHOWN).unwrap_or(signature);
-    output::facts(
-        out,
-        &[
-            ("format", format.to_owned()),
-            ("signer id", output::escaped(envelope.signer_id)),
-            (
-                "signature",
-                format!("{}… ({} bytes)", output::hex(start), signature.len()),
-            ),
-            ("content type", output::escaped(envelope.content_type)),
-            ("encoding", output::escaped(envelope.content_encoding)),
-            ("body", format!("{} bytes", envelope.body.len())),
-            ("", preview(envelope.body, limit)),
-        ],
-    )
+    let shown = format!("{}… ({} bytes)", output::hex(start), signature.len());
+    [
+        ("format", format.to_string()),
+        ("signer id", output::escaped(envelope.signer_id)),
+        ("signature", shown),
+        ("content type", output::escaped(envelope.content_type)),
+        ("encoding", output::escaped(envelope.content_encoding)),
+        ("body", format!("{} bytes", envelope.body.len())),
+        ("", preview(envelope.body, limit)),
+    ]
 }
 
 /// The beginning of a body: JSON over several lines, other text escaped, other bytes in hexadecimal.

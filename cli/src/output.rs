@@ -63,16 +63,22 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
 
 /// Names and values in two columns. A value of several lines keeps its column.
 pub(crate) fn facts(out: &mut impl Write, facts: &[(&str, String)]) -> io::Result<()> {
-    let width = facts
-        .iter()
-        .map(|(name, _)| name.width())
-        .max()
-        .unwrap_or(0);
+    let names = facts.iter().map(|(name, _)| name.width());
+    indented_facts(out, "", names.max().unwrap_or(0), facts)
+}
+
+/// The same, with the width of the first column given, and something in front of each line.
+pub(crate) fn indented_facts(
+    out: &mut impl Write,
+    indent: &str,
+    width: usize,
+    facts: &[(&str, String)],
+) -> io::Result<()> {
     let dim = style::DIM;
     for (name, value) in facts {
         for (at, line) in value.split('\n').enumerate() {
             let name = if at == 0 { name } else { "" };
-            writeln!(out, "{dim}{name:width$}{dim:#}  {line}")?;
+            writeln!(out, "{indent}{dim}{name:width$}{dim:#}  {line}")?;
         }
     }
     Ok(())

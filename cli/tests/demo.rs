@@ -18,7 +18,7 @@ fn it_shows_the_whole_way_and_every_refusal() {
         " 7  ",
         "sensitive      yes",
         "extractable    no",
-        "verified     signed by Example worker-7 ",
+        "verified       signed by Example worker-7 ",
         "bad-signature: ",
         "unknown-signer: ",
         "expired: ",

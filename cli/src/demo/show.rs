@@ -8,6 +8,8 @@ use crate::output::{self, style};
 /// Columns that the demo's lines keep to.
 const WIDTH: usize = 100;
 const INDENT: &str = "    ";
+/// Columns of the names of facts; as many as the longest has.
+const NAMES: usize = 13;
 
 /// Prints to stdout, or nothing at all with `--json`.
 pub(super) struct Show {
@@ -41,25 +43,26 @@ impl Show {
 
     /// Names and values, under the step.
     pub(super) fn facts(&self, facts: &[(&str, String)]) -> io::Result<()> {
-        let mut lines = Vec::new();
-        output::facts(&mut lines, facts)?;
-        for line in String::from_utf8_lossy(&lines).lines() {
-            self.line(&format!("{INDENT}{line}"))?;
+        if self.silent {
+            return Ok(());
         }
-        Ok(())
+        output::indented_facts(&mut anstream::stdout().lock(), INDENT, NAMES, facts)
     }
 
     /// Something that went as promised.
     pub(super) fn good(&self, word: &str, what: &str) -> io::Result<()> {
         let good = style::GOOD;
-        self.line(&format!("{INDENT}{good}{word:<11}{good:#}  {what}"))
+        self.line(&format!("{INDENT}{good}{word:NAMES$}{good:#}  {what}"))
     }
 
     /// A message that was refused: what was wrong with it, the reason in one word, and the text of the error.
     pub(super) fn refused(&self, what: &str, reason: &str, error: &str) -> io::Result<()> {
         let (good, bold, dim) = (style::GOOD, style::WARNING, style::DIM);
-        self.line(&format!("{INDENT}{good}refused{good:#}      {what}"))?;
-        let column = " ".repeat(INDENT.len() + 13);
+        self.line(&format!(
+            "{INDENT}{good}{:NAMES$}{good:#}  {what}",
+            "refused"
+        ))?;
+        let column = " ".repeat(INDENT.len() + NAMES + 2);
         let mut first = format!("{bold}{reason}{bold:#}: ");
         for line in wrapped(error, reason.len() + 2) {
             self.line(&format!("{column}{first}{dim}{line}{dim:#}"))?;
@@ -79,7 +82,7 @@ impl Show {
 
 /// Breaks a text into lines at its blanks, the first line shorter by so many columns.
 fn wrapped(text: &str, first: usize) -> Vec<String> {
-    let width = WIDTH - INDENT.len() - 13;
+    let width = WIDTH - INDENT.len() - NAMES - 2;
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut used = first;

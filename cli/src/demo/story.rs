@@ -113,16 +113,11 @@ pub(super) fn tell(
 
     show.step("Look into the envelope, verifying nothing")?;
     let unpacked = dangerous_inspect_unverified(sealed.as_bytes(), None)?;
-    let mut parts = Vec::new();
-    inspect::parts(
-        &mut parts,
-        unpacked.format().as_str(),
+    show.facts(&inspect::parts(
+        unpacked.format(),
         &unpacked.envelope(),
         400,
-    )?;
-    for line in String::from_utf8_lossy(&parts).lines() {
-        show.line(&format!("    {line}"))?;
-    }
+    ))?;
 
     show.step("Open it with the certificate store")?;
     let opener = Opener::new(FsCertStore::open(place.trusted())?);
