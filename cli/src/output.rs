@@ -164,7 +164,16 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// A time in UTC (RFC 3339), to the second.
 pub(crate) fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
+    // The formatter takes the years 1970 to 9999 and panics before them.
+    let mut text = String::new();
+    if at >= SystemTime::UNIX_EPOCH {
+        let _ = write!(text, "{}", humantime::format_rfc3339_seconds(at));
+    }
+    if text.is_empty() {
+        format!("{at:?}")
+    } else {
+        text
+    }
 }
 
 /// Whole days from `now` to `at`, rounded towards zero; negative when it is over.
@@ -211,4 +220,45 @@ pub(crate) fn start_logging(global: Global) {
 /// Whether stdout is a terminal.
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{days_between, escaped, shortened, time};
+    use std::time::{Duration, SystemTime};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn times_out_of_range_do_not_panic() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(time(epoch + DAY), "1970-01-02T00:00:00Z");
+        for odd in [epoch - DAY, epoch + 3_000_000 * DAY] {
+            assert!(!time(odd).is_empty());
+        }
+    }
+
+    #[test]
+    fn days_are_rounded_towards_zero() {
+        let now = SystemTime::UNIX_EPOCH + 100 * DAY;
+        let hour = Duration::from_secs(3600);
+        for (at, days) in [
+            (now + DAY + hour, 1),
+            (now + hour, 0),
+            (now - hour, 0),
+            (now - DAY - hour, -1),
+        ] {
+            assert_eq!(days_between(now, at), days);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        assert_eq!(
+            escaped("a\u{1b}[2J\r\nb\u{202e}ä"),
+            "a\\u{1b}[2J\\r\\nb\\u{202e}ä"
+        );
+        assert_eq!(shortened("äöü", 2), "äö…");
+        assert_eq!(shortened("äö", 2), "äö");
+    }
 }

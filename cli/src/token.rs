@@ -237,6 +237,12 @@ impl From<Error> for Failure {
                 Some("name it with --cert FILE, or `taskseal cert import` it"),
             ),
             Error::Exists { .. } => ("exists", None),
+            Error::Extractable { .. } => (
+                "extractable",
+                Some(
+                    "this command has no such choice: it signs with keys that cannot leave the token",
+                ),
+            ),
             _ => ("token", None),
         };
         Self::library(reason, error.class(), &error).maybe_hint(hint.map(str::to_owned))
