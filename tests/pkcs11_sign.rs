@@ -248,6 +248,7 @@ fn a_signature_that_is_not_the_keys_is_thrown_away_with_its_session() {
         let key = token
             .builder()
             .module_implementation(module)
+            .max_sessions(1)
             .object_label("k")
             .open_key()
             .unwrap();
@@ -289,6 +290,7 @@ fn a_failed_call_names_function_value_and_token_and_costs_one_session() {
         let key = token
             .builder()
             .module_implementation(module)
+            .max_sessions(1)
             .open_key()
             .unwrap();
         for (rv, expected) in [
@@ -323,6 +325,7 @@ fn a_logout_by_somebody_else_costs_one_signature() {
         let key = token
             .builder()
             .module_implementation(module)
+            .max_sessions(1)
             .open_key()
             .unwrap();
         assert_eq!(spy.count("C_Login"), 1);
@@ -369,7 +372,13 @@ fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
         let token = hsm.token("lab");
         token.generate(2048, "k");
         token.generate(2048, "other");
-        let key = token.builder().object_label("k").open_key().unwrap();
+        let key = token
+            .builder()
+            .object_label("k")
+            .max_sessions(1)
+            .session_wait(Duration::ZERO)
+            .open_key()
+            .unwrap();
         destroy(&token, "k");
         for _ in 0..3 {
             assert!(class(key.sign_message(b"m")).is_retryable());

@@ -4,10 +4,11 @@
 //! starts its own binary again, for that test alone, with the variable set: no test sees another's tokens, sessions,
 //! logins or refused PINs, and nothing has to change the environment of a running process.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use taskseal::Certificate;
 use taskseal::certificate::issue;
@@ -20,6 +21,9 @@ use taskseal::signer::SigningKey;
 pub const PIN: &str = "12345678";
 /// The security officer's.
 pub const SO_PIN: &str = "87654321";
+
+/// How long a test may take, on a slow machine with others beside it.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
 
@@ -45,25 +49,41 @@ pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
         tokens.display()
     );
     std::fs::write(&configuration, text).unwrap();
-    let done = Command::new(std::env::current_exe().unwrap())
+    let output = |name: &str| File::create(directory.path().join(name)).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--include-ignored"])
         .env("SOFTHSM2_CONF", &configuration)
         .env(DIRECTORY, directory.path())
-        .output()
+        .stdout(output("out"))
+        .stderr(output("err"))
+        .spawn()
         .unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr),
-    );
-    // A name that matches nothing would run no test, and pass.
-    let ran = out.contains("1 passed");
-    assert!(
-        done.status.success() && ran,
-        "{name}: {}\n{out}\n{err}",
-        done.status
-    );
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if start.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let [out, err] = ["out", "err"]
+        .map(|name| std::fs::read(directory.path().join(name)).unwrap())
+        .map(|output| String::from_utf8_lossy(&output).into_owned());
+    let passed = match status {
+        // A name that matches nothing would run no test, and pass.
+        Some(status) => status.success() && out.contains("1 passed"),
+        None => false,
+    };
+    let ended = status.map_or(format!("not done after {DEADLINE:?}"), |status| {
+        status.to_string()
+    });
+    assert!(passed, "{name}: {ended}\n{out}\n{err}");
     // What it says of skipped tests goes past the capture of output, as here.
-    std::io::stderr().write_all(&done.stderr).unwrap();
+    std::io::stderr().write_all(err.as_bytes()).unwrap();
 }
 
 /// The name that the test harness knows the test by: the path of its closure without the crate and the closure.
@@ -73,23 +93,25 @@ fn name_of<F>() -> &'static str {
     path.trim_end_matches("::{{closure}}")
 }
 
-/// Where SoftHSM is, as in `scripts/lib.sh`.
+/// Where SoftHSM is: what `SOFTHSM2_MODULE` says, else one of the usual places (as in `scripts/lib.sh`).
 pub fn find_module() -> Option<PathBuf> {
+    if let Some(given) = std::env::var_os("SOFTHSM2_MODULE").map(PathBuf::from) {
+        return given.is_file().then_some(given);
+    }
     let multiarch = format!(
         "/usr/lib/{}-linux-gnu/softhsm/libsofthsm2.so",
         std::env::consts::ARCH
     );
-    let given = std::env::var_os("SOFTHSM2_MODULE").map(PathBuf::from);
-    given
-        .into_iter()
-        .chain([
-            PathBuf::from("/usr/lib/softhsm/libsofthsm2.so"),
-            PathBuf::from(multiarch),
-            PathBuf::from("/usr/lib64/pkcs11/libsofthsm2.so"),
-            PathBuf::from("/usr/lib64/softhsm/libsofthsm.so"),
-            PathBuf::from("/usr/local/lib/softhsm/libsofthsm2.so"),
-        ])
-        .find(|path| path.is_file())
+    [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        &multiarch,
+        "/usr/lib64/pkcs11/libsofthsm2.so",
+        "/usr/lib64/softhsm/libsofthsm.so",
+        "/usr/local/lib/softhsm/libsofthsm2.so",
+    ]
+    .into_iter()
+    .map(PathBuf::from)
+    .find(|path| path.is_file())
 }
 
 /// The token store of this test.
