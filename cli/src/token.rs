@@ -148,7 +148,6 @@ fn init(args: &TokenInitArgs, global: Global) -> Result<(), Failure> {
         &[
             ("token", output::escaped(&token.label)),
             ("serial", output::escaped(&token.serial)),
-            ("slot", token.slot_id.to_string()),
             ("uri", uri_of(&token)),
         ],
     )?)
