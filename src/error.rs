@@ -18,6 +18,7 @@ pub use crate::pss::SchemeError;
 pub use crate::public_key::PublicKeyError;
 pub use crate::seal::SealError;
 pub use crate::signer::SignError;
+pub use crate::signer::failover::FailoverError;
 #[cfg(feature = "software")]
 pub use crate::signer::software::KeyError;
 pub use crate::store::StoreError;

@@ -73,6 +73,7 @@ pub use seal::{Sealed, Sealer};
 // Signers.
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{Pkcs11Key, Pkcs11Signer, Uri as Pkcs11Uri};
+pub use signer::failover::FailoverSigner;
 #[cfg(feature = "software")]
 pub use signer::software::{SoftwareKey, SoftwareSigner};
 pub use signer::{Signature, Signer, SigningKey};

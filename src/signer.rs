@@ -1,5 +1,6 @@
 //! [`Signer`]: a private RSA key that signs messages, and the certificate that belongs to it.
 
+pub mod failover;
 #[cfg(feature = "software")]
 pub mod software;
 
