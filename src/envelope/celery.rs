@@ -12,9 +12,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-
+use super::base64::{decode, encode, encoded_len};
 use super::{Envelope, EnvelopeError, Field, Format, Unpacked};
 use crate::error::Untrusted;
 use crate::pss::KeySizes;
@@ -31,7 +29,7 @@ const MAX_LABEL: usize = 255;
 
 pub(super) fn pack(format: Format, envelope: &Envelope<'_>) -> Result<Vec<u8>, EnvelopeError> {
     check_signer_id(envelope.signer_id.as_bytes())?;
-    if format == Format::Celery54 && contains_separator(envelope.signer_id.as_bytes()) {
+    if format == Format::Celery54 && find_separator(envelope.signer_id.as_bytes()).is_some() {
         return Err(EnvelopeError::Separator {
             field: Field::SignerId,
             format,
@@ -43,8 +41,8 @@ pub(super) fn pack(format: Format, envelope: &Envelope<'_>) -> Result<Vec<u8>, E
 
     let (signer_id, signature): (Cow<'_, [u8]>, Cow<'_, [u8]>) = match format {
         Format::Celery | Format::CeleryRaw => (
-            STANDARD.encode(envelope.signer_id).into_bytes().into(),
-            STANDARD.encode(envelope.signature).into_bytes().into(),
+            encode(envelope.signer_id.as_bytes()).into(),
+            encode(envelope.signature).into(),
         ),
         Format::Celery54 => (
             envelope.signer_id.as_bytes().into(),
@@ -59,11 +57,7 @@ pub(super) fn pack(format: Format, envelope: &Envelope<'_>) -> Result<Vec<u8>, E
         envelope.body,
     ];
     let raw = fields.join(&SEPARATOR[..]);
-    Ok(if format.is_text() {
-        STANDARD.encode(raw).into_bytes()
-    } else {
-        raw
-    })
+    Ok(if format.is_text() { encode(&raw) } else { raw })
 }
 
 /// Unpacks a wire form that is in one of `accepted`.
@@ -73,10 +67,9 @@ pub(crate) fn unpack<'w>(
     signature_len: &dyn Fn(&str) -> Option<usize>,
 ) -> Result<Unpacked<'w>, EnvelopeError> {
     // The first field of the raw form is base64 and ends at a zero byte; the text forms have no zero byte at all.
-    let is_raw = wire
-        .iter()
-        .take(encoded_len(MAX_SIGNER_ID) + 1)
-        .any(|byte| *byte == 0);
+    let head = wire.get(..encoded_len(MAX_SIGNER_ID) + 1).unwrap_or(wire);
+    // `contains` looks at many bytes at a time, which an iterator does not.
+    let is_raw = head.contains(&0);
     if is_raw {
         let buffer = Cow::Borrowed(wire);
         return match accepted.contains(&Format::CeleryRaw) {
@@ -103,7 +96,7 @@ pub(crate) fn unpack<'w>(
             field: Field::Envelope,
         });
     }
-    let buffer = STANDARD.decode(wire).map_err(|_| EnvelopeError::Base64 {
+    let buffer = decode(wire).ok_or(EnvelopeError::Base64 {
         field: Field::Envelope,
     })?;
     let found = match accepted {
@@ -179,15 +172,13 @@ impl<'b> Cursor<'b> {
     /// The range up to the next separator, which may be `max` bytes on at the most.
     fn field(&mut self, field: Field, max: usize) -> Result<Range<usize>, EnvelopeError> {
         let rest = self.rest();
-        let len = rest
-            .windows(SEPARATOR.len())
-            .take(max + 1)
-            .position(|window| window == SEPARATOR)
-            .ok_or(if rest.len() > max + 1 {
+        let len = find_separator(rest.get(..max + SEPARATOR.len()).unwrap_or(rest)).ok_or(
+            if rest.len() > max + 1 {
                 EnvelopeError::TooLong { field, max }
             } else {
                 EnvelopeError::MissingSeparator { after: field }
-            })?;
+            },
+        )?;
         let start = self.at;
         self.at += len + SEPARATOR.len();
         Ok(start..start + len)
@@ -201,9 +192,7 @@ impl<'b> Cursor<'b> {
     /// A field of at most `max` bytes in base64.
     fn base64(&mut self, field: Field, max: usize) -> Result<Vec<u8>, EnvelopeError> {
         let encoded = self.slice(field, encoded_len(max))?;
-        STANDARD
-            .decode(encoded)
-            .map_err(|_| EnvelopeError::Base64 { field })
+        decode(encoded).ok_or(EnvelopeError::Base64 { field })
     }
 
     /// A field of exactly `len` bytes, which may hold the separator, and the separator after it.
@@ -256,19 +245,23 @@ fn check_len(field: Field, bytes: &[u8], max: usize) -> Result<(), EnvelopeError
     }
 }
 
-fn contains_separator(bytes: &[u8]) -> bool {
-    bytes
-        .windows(SEPARATOR.len())
-        .any(|window| window == SEPARATOR)
-}
-
-/// Length of the padded base64 of `len` bytes.
-const fn encoded_len(len: usize) -> usize {
-    len.div_ceil(3) * 4
+/// Where the first separator begins.
+fn find_separator(bytes: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let zero = from + bytes.get(from..)?.iter().position(|byte| *byte == 0)?;
+        if bytes.get(zero..)?.starts_with(&SEPARATOR) {
+            return Some(zero);
+        }
+        from = zero + 1;
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     const PARTS: Envelope<'static> = Envelope {
