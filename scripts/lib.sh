@@ -165,3 +165,26 @@ steps_summary() {
     fi
     printf '%sall %d steps are fine%s after %d s\n' "$green" ${#steps_run[@]} "$plain" "$SECONDS"
 }
+
+# --- Crates that are built as they are -------------------------------------------------------------------------------
+
+# crate_source NAME VERSION DIRECTORY: unpacks the crate, checked by cargo against the registry's checksum, into
+# DIRECTORY; one that is there is kept.
+crate_source() {
+    local name=$1 version=$2 directory=$3 probe manifest
+    [ -f "$directory/complete" ] && [ "$(cat "$directory/complete")" = "$version" ] && return 0
+    probe=$(mktemp -d) || return 1
+    mkdir "$probe/src" && : >"$probe/src/lib.rs"
+    printf '[package]\nname = "probe"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n[dependencies]\n%s = "=%s"\n' \
+        "$name" "$version" >"$probe/Cargo.toml"
+    manifest=$(cargo metadata --format-version 1 --manifest-path "$probe/Cargo.toml" 2>"$probe/error" \
+        | tr '"' '\n' | grep "/$name-$version/Cargo.toml$" | head -n 1)
+    if [ -z "$manifest" ]; then
+        cat "$probe/error" >&2
+        rm -rf "$probe"
+        return 1
+    fi
+    rm -rf "$probe" "$directory"
+    mkdir -p "$directory"
+    cp -R "$(dirname "$manifest")/." "$directory/" && printf '%s\n' "$version" >"$directory/complete"
+}

@@ -116,6 +116,7 @@ impl Signer for Pkcs11Signer {
 #[derive(Clone)]
 pub struct Builder {
     module: ModuleChoice,
+    init_reserved: Option<String>,
     library: LibraryFilter,
     token: TokenFilter,
     label: Option<String>,
@@ -155,6 +156,7 @@ impl Builder {
     pub fn new() -> Self {
         Self {
             module: ModuleChoice::None,
+            init_reserved: None,
             library: LibraryFilter::default(),
             token: TokenFilter::default(),
             label: None,
@@ -187,6 +189,7 @@ impl Builder {
         } else if let Some(name) = &uri.module_name {
             self.module = ModuleChoice::Name(name.clone());
         }
+        take(&mut self.init_reserved, &uri.init_reserved);
         take(&mut self.library.manufacturer, &uri.library.manufacturer);
         take(&mut self.library.description, &uri.library.description);
         take(&mut self.library.version, &uri.library.version);
@@ -223,6 +226,18 @@ impl Builder {
     #[must_use]
     pub fn module_name(mut self, name: impl Into<String>) -> Self {
         self.module = ModuleChoice::Name(name.into());
+        self
+    }
+
+    /// A text for the module at its initialisation: `pReserved` of `C_Initialize`, where the standard has NULL and NSS
+    /// softokn wants its configuration, such as `configdir='sql:/etc/nssdb' certPrefix='' keyPrefix='' secmod='secmod.db'
+    /// flags=`. At most 4096 bytes in a URI, without a zero byte.
+    ///
+    /// It is the whole process's: a module is initialised once. Without it, a module that is there is taken as it was
+    /// initialised; another text than that one is an error ([`Error::ModuleLoad`]). No secret belongs into it.
+    #[must_use]
+    pub fn init_reserved(mut self, text: impl Into<String>) -> Self {
+        self.init_reserved = Some(text.into());
         self
     }
 
@@ -468,8 +483,10 @@ impl Builder {
     fn load(&self) -> Result<Arc<dyn Module>, Error> {
         let module = match &self.module {
             ModuleChoice::None => return Err(Error::NoModule),
-            ModuleChoice::Path(path) => module::load(path)?,
-            ModuleChoice::Name(name) => module::load(&find_module(name)?)?,
+            ModuleChoice::Path(path) => module::load_with(path, self.init_reserved.as_deref())?,
+            ModuleChoice::Name(name) => {
+                module::load_with(&find_module(name)?, self.init_reserved.as_deref())?
+            }
             ModuleChoice::Given(module) => module.clone(),
         };
         self.check_library(module.as_ref())?;

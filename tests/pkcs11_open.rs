@@ -498,6 +498,31 @@ fn a_module_has_one_owner_whatever_it_is_called() {
     });
 }
 
+/// SoftHSM takes no text at its initialisation and says so; the tests with NSS, which needs one, are in `matrix.rs`.
+#[test]
+fn a_text_for_the_initialisation_reaches_the_module_and_is_the_whole_process_s() {
+    softhsm::test(|hsm| {
+        let with = |text: &str| {
+            let builder = Builder::new().module_path(hsm.module()).init_reserved(text);
+            builder.token().unwrap_err()
+        };
+        let error = with("configdir='/nowhere'");
+        assert!(matches!(error, Error::ModuleLoad { .. }), "{error}");
+        assert!(error.to_string().contains("CKR_ARGUMENTS_BAD"), "{error}");
+        let error = with("a\0b");
+        assert!(error.to_string().contains("zero byte"), "{error}");
+        // Neither of them left a module behind.
+        load(hsm.module()).unwrap();
+        let error = with("configdir='/nowhere'");
+        assert_eq!(error.class(), ErrorClass::Permanent);
+        let text = error.to_string();
+        assert!(
+            text.contains("initialised it with no text") && text.contains("configdir='/nowhere'"),
+            "{error}"
+        );
+    });
+}
+
 /// Makes a key that [`pkcs11::generate_key`] would not make.
 fn make_key(token: &Token, label: &str, sensitive: bool, extractable: bool) {
     let module = load(&token.module).unwrap();

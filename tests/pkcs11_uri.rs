@@ -83,7 +83,7 @@ fn examples_of_the_rfc() {
 fn attributes_are_decoded() {
     let uri = parse(
         "PKCS11:token=a%3Bb;manufacturer=m;serial=0123456789abcdef;model=%c3%a4;slot-id=18446744073709551615;\
-         object=o%2Fp;id=%00%ff;type=secret-key?module-path=/a%20b&module-name=n&pin-source=/pin&x-any=1&x-any=2",
+         object=o%2Fp;id=%00%ff;type=secret-key?module-path=/a%20b&module-name=n&pin-source=/pin&x-any=1&x-any=2&x-init-reserved=configdir%3D'sql:/d'%20flags%3D",
     );
     assert_eq!(uri.token(), Some("a;b"));
     assert_eq!(uri.manufacturer(), Some("m"));
@@ -95,6 +95,7 @@ fn attributes_are_decoded() {
     assert_eq!(uri.object_type(), Some(ObjectType::SecretKey));
     assert_eq!(uri.module_path().unwrap().to_str(), Some("/a b"));
     assert_eq!(uri.module_name(), Some("n"));
+    assert_eq!(uri.init_reserved(), Some("configdir='sql:/d' flags="));
     assert!(
         matches!(uri.pin_source(), Ok(Some(PinSource::File(path))) if path.to_str() == Some("/pin"))
     );
@@ -182,6 +183,12 @@ fn bad_ones_are_refused_with_the_reason() {
             matches!(e, E::Value { name: "token", .. })
         }),
         ("pkcs11:?x-vendor=%zz", |e| matches!(e, E::Value { .. })),
+        ("pkcs11:?x-init-reserved=a%00b", |e| {
+            matches!(e, E::Value { .. })
+        }),
+        ("pkcs11:?x-init-reserved=a&x-init-reserved=a", |e| {
+            matches!(e, E::Duplicate { .. })
+        }),
         ("pkcs11:slot-id=", |e| {
             matches!(
                 e,

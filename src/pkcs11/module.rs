@@ -508,6 +508,15 @@ impl Attributes {
 /// # Errors
 /// [`Error::ModuleLoad`] when it is no module or does not start.
 pub fn load(path: &Path) -> Result<Arc<dyn Module>, Error> {
+    load_with(path, None)
+}
+
+/// As [`load`], with a text for `pReserved` of `C_Initialize`. A module that is loaded is handed out only to those who ask
+/// for the text that it was initialised with, or for none.
+///
+/// # Errors
+/// [`Error::ModuleLoad`] as for [`load`], and for another text.
+pub fn load_with(path: &Path, reserved: Option<&str>) -> Result<Arc<dyn Module>, Error> {
     static LOADED: Mutex<BTreeMap<PathBuf, Arc<CryptokiModule>>> = Mutex::new(BTreeMap::new());
     let path = path.canonicalize().map_err(|error| Error::ModuleLoad {
         path: path.to_owned(),
@@ -515,9 +524,10 @@ pub fn load(path: &Path) -> Result<Arc<dyn Module>, Error> {
     })?;
     let mut loaded = lock(&LOADED);
     if let Some(module) = loaded.get(&path) {
+        module.check_reserved(reserved)?;
         return Ok(module.clone());
     }
-    let module = Arc::new(CryptokiModule::new(path.clone())?);
+    let module = Arc::new(CryptokiModule::new(path.clone(), reserved)?);
     loaded.insert(path, module.clone());
     Ok(module)
 }

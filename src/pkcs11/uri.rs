@@ -17,8 +17,9 @@ use crate::error::{ErrorClass, Untrusted};
 /// Path attributes (before `?`, separated by `;`) name the token and the object: `token`, `manufacturer`, `serial`,
 /// `model`, `slot-id`, `slot-description`, `slot-manufacturer`, `library-manufacturer`, `library-description`,
 /// `library-version`, `object`, `id`, `type`. Query attributes (after `?`, separated by `&`) name the way there:
-/// `module-path`, `module-name`, `pin-source`, `pin-value`. An attribute that is unknown, stands twice or stands in the
-/// wrong part is an error; vendors' query attributes (`x-…`) are ignored.
+/// `module-path`, `module-name`, `pin-source`, `pin-value`, and this library's own `x-init-reserved` (see
+/// [`Builder::init_reserved`](super::Builder::init_reserved)). An attribute that is unknown, stands twice or stands in the
+/// wrong part is an error; other query attributes that start with `x-` are ignored.
 ///
 /// `Display` writes it in one canonical form, and never the `pin-value`.
 ///
@@ -40,6 +41,7 @@ pub struct Uri {
     pub(crate) object_type: Option<ObjectType>,
     pub(crate) module_path: Option<PathBuf>,
     pub(crate) module_name: Option<String>,
+    pub(crate) init_reserved: Option<String>,
     pin_source: Option<String>,
     pin_value: Option<Pin>,
 }
@@ -158,6 +160,12 @@ impl Uri {
     #[must_use]
     pub fn module_name(&self) -> Option<&str> {
         self.module_name.as_deref()
+    }
+
+    /// What the module is given at initialisation (`x-init-reserved`).
+    #[must_use]
+    pub fn init_reserved(&self) -> Option<&str> {
+        self.init_reserved.as_deref()
     }
 
     /// Whether it says where the PIN comes from.
@@ -279,6 +287,10 @@ impl Uri {
                 }
                 once(&mut self.module_name, name, module)
             }
+            "x-init-reserved" => {
+                let reserved = path(name, value)?;
+                once(&mut self.init_reserved, name, reserved)
+            }
             "pin-source" => {
                 let source = path(name, value)?;
                 once(&mut self.pin_source, name, source)
@@ -310,7 +322,13 @@ const PATH_ATTRIBUTES: [&str; 13] = [
     "id",
     "type",
 ];
-const QUERY_ATTRIBUTES: [&str; 4] = ["module-path", "module-name", "pin-source", "pin-value"];
+const QUERY_ATTRIBUTES: [&str; 5] = [
+    "module-path",
+    "module-name",
+    "x-init-reserved",
+    "pin-source",
+    "pin-value",
+];
 
 impl FromStr for Uri {
     type Err = UriError;
@@ -542,6 +560,10 @@ impl fmt::Display for Uri {
                     .map(|path| in_query(&path.to_string_lossy())),
             ),
             ("module-name", self.module_name.as_deref().map(in_query)),
+            (
+                "x-init-reserved",
+                self.init_reserved.as_deref().map(in_query),
+            ),
             ("pin-source", self.pin_source.as_deref().map(in_query)),
         ];
         f.write_str("pkcs11:")?;

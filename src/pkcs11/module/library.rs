@@ -1,7 +1,9 @@
 //! The real module: a shared library through the crate `cryptoki`.
 
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
@@ -27,6 +29,8 @@ use crate::pss::Digest;
 pub(super) struct CryptokiModule {
     path: PathBuf,
     context: Pkcs11,
+    /// What `C_Initialize` was given in `pReserved`. Kept for as long as the module may look at it.
+    reserved: Option<CString>,
     /// Sessions are opened and closed one at a time: tpm2-pkcs11's session table takes no lock and crashed otherwise.
     sessions: Arc<Mutex<()>>,
     /// The process that called `C_Initialize`. After a fork the child must call nothing here (`inherited`).
@@ -34,8 +38,8 @@ pub(super) struct CryptokiModule {
 }
 
 impl CryptokiModule {
-    /// Loads the library at a canonical path and calls `C_Initialize`.
-    pub(super) fn new(path: PathBuf) -> Result<Self, Error> {
+    /// Loads the library at a canonical path and calls `C_Initialize`, with this text in `pReserved`.
+    pub(super) fn new(path: PathBuf, reserved: Option<&str>) -> Result<Self, Error> {
         let failed = |error: CrateError| {
             let reason = match &error {
                 CrateError::LibraryLoading(_) | CrateError::MissingSymbol(_) => error.to_string(),
@@ -46,10 +50,19 @@ impl CryptokiModule {
                 reason,
             }
         };
+        let reserved = reserved.map(CString::new).transpose();
+        let reserved = reserved.map_err(|_| Error::ModuleLoad {
+            path: path.clone(),
+            reason: "the text for its initialisation (x-init-reserved) contains a zero byte"
+                .to_owned(),
+        })?;
         let context = Pkcs11::new(&path).map_err(failed)?;
-        match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        match context.initialize(arguments(reserved.as_ref())) {
             Ok(()) => {}
             Err(CrateError::Pkcs11(rv, _)) if Rv::from(rv) == Rv::CRYPTOKI_ALREADY_INITIALIZED => {
+                if reserved.is_some() {
+                    tracing::warn!(module = %path.display(), "the module was initialised by somebody else before: the text for its initialisation (x-init-reserved) was not used");
+                }
                 tracing::debug!(module = %path.display(), "the module was initialised by somebody else before");
             }
             Err(error) => return Err(failed(error)),
@@ -58,10 +71,45 @@ impl CryptokiModule {
         Ok(Self {
             path,
             context,
+            reserved,
             sessions: Arc::default(),
             pid: std::process::id(),
         })
     }
+
+    /// Refuses whoever wants the module with another text in `pReserved` than it was initialised with.
+    pub(super) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), Error> {
+        let is = self.reserved.as_deref().map(CStr::to_bytes);
+        match wanted {
+            Some(wanted) if is != Some(wanted.as_bytes()) => Err(Error::ModuleLoad {
+                path: self.path.clone(),
+                reason: format!(
+                    "this process initialised it with {}, and now {wanted:?} is wanted (x-init-reserved); a module is \
+                     initialised once per process, so use the same text everywhere, or another process",
+                    match is {
+                        Some(is) => format!("{:?}", String::from_utf8_lossy(is)),
+                        None => "no text".to_owned(),
+                    }
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The arguments of `C_Initialize`: the operating system's locks, and the text in `pReserved`. They point into `reserved`
+/// and are for at once.
+#[allow(unsafe_code)]
+fn arguments(reserved: Option<&CString>) -> CInitializeArgs {
+    let flags = CInitializeFlags::OS_LOCKING_OK;
+    let Some(reserved) = reserved else {
+        return CInitializeArgs::new(flags);
+    };
+    let pointer = NonNull::from(reserved.as_c_str()).cast();
+    // SAFETY: it points to a string that ends with a zero byte and that the module's owner keeps. What a module takes
+    // pReserved for is outside of the standard; whoever names a text in the configuration vouches for it as for the
+    // module itself, whose code runs in this process anyway.
+    unsafe { CInitializeArgs::new_with_reserved(flags, pointer) }
 }
 
 impl fmt::Debug for CryptokiModule {
