@@ -1,0 +1,213 @@
+//! A SoftHSM token made for the run, our signer on it, and a bare loop over the module's own functions.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::ptr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cryptoki_sys::{
+    CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE,
+    CKA_CLASS, CKA_LABEL, CKF_SERIAL_SESSION, CKG_MGF1_SHA256, CKM_RSA_PKCS_PSS, CKM_SHA256,
+    CKO_PRIVATE_KEY, CKR_OK,
+};
+use libloading::Library;
+use taskseal::certificate::issue;
+use taskseal::pkcs11::{Builder, NewKey, Pin, PinSource, Pkcs11Signer, generate_key, init_token};
+
+const DIRECTORY: &str = "TASKSEAL_BENCH_SOFTHSM";
+const LABEL: &str = "bench";
+
+/// A token with one RSA-2048 key.
+pub struct Token {
+    module: PathBuf,
+    slot: u64,
+    pub signer: Arc<Pkcs11Signer>,
+}
+
+/// Starts this program again with an empty token store, since SoftHSM reads where that is when it is loaded; ends when
+/// that one ends. Returns in the second program, or at once when there is no SoftHSM.
+pub fn with_token_store() {
+    if std::env::var_os(DIRECTORY).is_some() || module().is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let tokens = directory.path().join("tokens");
+    std::fs::create_dir(&tokens).unwrap();
+    let configuration = directory.path().join("softhsm2.conf");
+    let text = format!(
+        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+        tokens.display()
+    );
+    std::fs::write(&configuration, text).unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(std::env::args_os().skip(1))
+        .env("SOFTHSM2_CONF", configuration)
+        .env(DIRECTORY, directory.path())
+        .status()
+        .unwrap();
+    drop(directory);
+    std::process::exit(status.code().unwrap_or(1));
+}
+
+/// Where SoftHSM is.
+pub fn module() -> Option<PathBuf> {
+    let multiarch = format!(
+        "/usr/lib/{}-linux-gnu/softhsm/libsofthsm2.so",
+        std::env::consts::ARCH
+    );
+    let given = std::env::var_os("SOFTHSM2_MODULE").map(PathBuf::from);
+    given
+        .into_iter()
+        .chain(["/usr/lib/softhsm/libsofthsm2.so".into(), multiarch.into()])
+        .chain(
+            [
+                "/usr/lib64/pkcs11/libsofthsm2.so",
+                "/usr/local/lib/softhsm/libsofthsm2.so",
+            ]
+            .map(PathBuf::from),
+        )
+        .find(|path: &PathBuf| path.is_file())
+}
+
+impl Token {
+    /// Makes the token and its key. `None` without SoftHSM.
+    pub fn new() -> Option<Self> {
+        std::env::var_os(DIRECTORY)?;
+        let module = module()?;
+        let pin = || Pin::new("12345678").unwrap();
+        let info = init_token(&module, LABEL, &pin(), &pin()).unwrap();
+        let builder = Builder::new()
+            .module_path(&module)
+            .token_label(LABEL)
+            .object_label(LABEL)
+            .pin(PinSource::Value(pin()));
+        let key = NewKey {
+            bits: 2048,
+            label: LABEL.to_owned(),
+            id: None,
+        };
+        generate_key(&builder, &key).unwrap();
+        let now = SystemTime::now();
+        let certificate = issue::self_sign(
+            &builder.open_key().unwrap(),
+            "CN=bench",
+            now - Duration::from_secs(60),
+            now + Duration::from_secs(86_400),
+        )
+        .unwrap();
+        Some(Self {
+            slot: info.slot_id,
+            module,
+            signer: Arc::new(builder.open_signer(certificate).unwrap()),
+        })
+    }
+
+    /// A session of its own beside the signer's. The process is logged in already.
+    pub fn bare(&self) -> BareSession {
+        BareSession::open(&self.module, self.slot)
+    }
+}
+
+/// The module's functions, called as a C program would: one `C_SignInit` and one `C_Sign` into a buffer that is ready.
+pub struct BareSession {
+    functions: *const CK_FUNCTION_LIST,
+    session: CK_SESSION_HANDLE,
+    key: CK_OBJECT_HANDLE,
+    /// Keeps the functions valid.
+    _library: Library,
+}
+
+// SAFETY: the list of functions is constant, and a session may be used by any thread, one at a time: `sign` takes
+// `&mut self`.
+#[allow(unsafe_code)]
+unsafe impl Send for BareSession {}
+
+#[allow(unsafe_code)]
+impl BareSession {
+    fn open(module: &Path, slot: u64) -> Self {
+        // SAFETY: the module is the one that taskseal has loaded and initialised in this process; every pointer below is
+        // to a live variable of the type that PKCS#11 2.40 asks for, and every answer is checked.
+        unsafe {
+            let library = Library::new(module).unwrap();
+            let list: libloading::Symbol<
+                '_,
+                unsafe extern "C" fn(*mut *const CK_FUNCTION_LIST) -> u64,
+            > = library.get(b"C_GetFunctionList\0").unwrap();
+            let mut functions = ptr::null();
+            assert_eq!(list(&mut functions), CKR_OK);
+            let mut session = 0;
+            let open = (*functions).C_OpenSession.unwrap();
+            assert_eq!(
+                open(
+                    slot,
+                    CKF_SERIAL_SESSION,
+                    ptr::null_mut(),
+                    None,
+                    &mut session
+                ),
+                CKR_OK
+            );
+            let mut class = CKO_PRIVATE_KEY;
+            let mut label = LABEL.to_owned().into_bytes();
+            let mut template = [
+                cryptoki_sys::CK_ATTRIBUTE {
+                    type_: CKA_CLASS,
+                    pValue: ptr::from_mut(&mut class).cast(),
+                    ulValueLen: size_of_val(&class) as u64,
+                },
+                cryptoki_sys::CK_ATTRIBUTE {
+                    type_: CKA_LABEL,
+                    pValue: label.as_mut_ptr().cast(),
+                    ulValueLen: label.len() as u64,
+                },
+            ];
+            let (mut key, mut found) = (0, 0);
+            assert_eq!(
+                (*functions).C_FindObjectsInit.unwrap()(session, template.as_mut_ptr(), 2),
+                CKR_OK
+            );
+            assert_eq!(
+                (*functions).C_FindObjects.unwrap()(session, &mut key, 1, &mut found),
+                CKR_OK
+            );
+            assert_eq!(found, 1, "no key");
+            assert_eq!((*functions).C_FindObjectsFinal.unwrap()(session), CKR_OK);
+            Self {
+                functions,
+                session,
+                key,
+                _library: library,
+            }
+        }
+    }
+
+    /// Signs a SHA-256 hash with RSA-PSS, salt 32.
+    pub fn sign(&mut self, hash: &mut [u8; 32], signature: &mut [u8; 256]) {
+        let mut parameters = CK_RSA_PKCS_PSS_PARAMS {
+            hashAlg: CKM_SHA256,
+            mgf: CKG_MGF1_SHA256,
+            sLen: 32,
+        };
+        let mut mechanism = CK_MECHANISM {
+            mechanism: CKM_RSA_PKCS_PSS,
+            pParameter: ptr::from_mut(&mut parameters).cast(),
+            ulParameterLen: size_of_val(&parameters) as u64,
+        };
+        let mut len = signature.len() as u64;
+        // SAFETY: as in `open`; `len` is the length of the buffer.
+        unsafe {
+            let init = (*self.functions).C_SignInit.unwrap();
+            assert_eq!(init(self.session, &mut mechanism, self.key), CKR_OK);
+            let sign = (*self.functions).C_Sign.unwrap();
+            let done = sign(
+                self.session,
+                hash.as_mut_ptr(),
+                hash.len() as u64,
+                signature.as_mut_ptr(),
+                &mut len,
+            );
+            assert_eq!((done, len), (CKR_OK, 256));
+        }
+    }
+}
