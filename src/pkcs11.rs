@@ -27,6 +27,7 @@
 //! * **Sessions are pooled**: at most `max_sessions`, opened one at a time, kept, and never put back after an error.
 
 mod error;
+mod inspect;
 mod key;
 #[doc(hidden)]
 pub mod module;
@@ -43,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::error::{Error, TokenWanted};
+pub use self::inspect::{Inspection, Mechanism};
 pub use self::key::{Pkcs11Key, SignaturePath};
 pub use self::pin::{Pin, PinCallback, PinError, PinSource};
 pub use self::provision::{

@@ -89,6 +89,12 @@ pub(crate) enum Command {
     Cert(CertArgs),
     /// Check the certificates that messages are opened with
     Store(StoreArgs),
+    /// Examine a token, its key and its certificate, and say what is wrong
+    #[cfg(feature = "pkcs11")]
+    Doctor(token::DoctorArgs),
+    /// Measure how many signatures a token makes per second
+    #[cfg(feature = "pkcs11")]
+    Bench(token::BenchArgs),
     /// Show the whole way of a message on a throw-away SoftHSM token
     #[cfg(feature = "pkcs11")]
     Demo(token::DemoArgs),

@@ -1,9 +1,13 @@
 //! The `taskseal` command.
 
 mod args;
+#[cfg(feature = "pkcs11")]
+mod bench;
 mod cert;
 #[cfg(feature = "pkcs11")]
 mod demo;
+#[cfg(feature = "pkcs11")]
+mod doctor;
 mod failure;
 mod input;
 mod inspect;
@@ -37,6 +41,9 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// The command line makes no sense.
 const USAGE: u8 = 2;
+/// `doctor` has found something to look after, and nothing that fails.
+#[cfg(feature = "pkcs11")]
+const WARNED: u8 = 3;
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -53,7 +60,7 @@ fn main() -> ExitCode {
     let global = cli.global;
     output::start_logging(global);
     match run(cli.command, global) {
-        Ok(()) => ExitCode::from(DONE),
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(global.json);
             ExitCode::from(FAILED)
@@ -61,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, global: Global) -> Result<(), Failure> {
+fn run(command: Command, global: Global) -> Result<u8, Failure> {
     match command {
         Command::Seal(args) => seal::run(&args, global),
         Command::Open(args) => open::run(&args, global),
@@ -73,9 +80,14 @@ fn run(command: Command, global: Global) -> Result<(), Failure> {
         Command::Cert(args) => cert::run(&args, global),
         Command::Store(args) => store::run(&args, global),
         #[cfg(feature = "pkcs11")]
+        Command::Doctor(args) => return doctor::run(&args, global),
+        #[cfg(feature = "pkcs11")]
+        Command::Bench(args) => bench::run(&args, global),
+        #[cfg(feature = "pkcs11")]
         Command::Demo(args) => demo::run(&args, global),
         Command::Completions(args) => completions(args.shell),
-    }
+    }?;
+    Ok(DONE)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {

@@ -125,6 +125,63 @@ pub(crate) struct DemoArgs {
     pub(crate) inside: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal doctor 'pkcs11:token=prod;object=worker?module-name=softhsm2' --cert worker.pem
+  taskseal doctor 'pkcs11:token=prod' --json
+
+Looks at module, token, PIN, key, certificate and mechanisms, makes trial signatures and measures their speed. It makes \
+at most one login, and none when the PIN is locked, has one try left, or cannot be judged.
+
+Exit codes: 0 all is well, 1 something failed, 3 there are warnings.")]
+pub(crate) struct DoctorArgs {
+    /// Token and key as a PKCS#11 URI (RFC 7512)
+    #[arg(value_name = "URI", value_parser = crate::keys::token_uri)]
+    pub(crate) uri: Box<taskseal::pkcs11::Uri>,
+    /// PKCS#11 module (shared library), where the URI has no module-path
+    #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]
+    pub(crate) module: Option<PathBuf>,
+    /// Certificate of the key (PEM or DER), where it is not on the token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Digest of the trial signatures
+    #[arg(long, value_name = "DIGEST", default_value = "sha256")]
+    pub(crate) digest: taskseal::pss::Digest,
+    /// Warn when the certificate ends within so many days
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub(crate) warn_days: i64,
+    /// How long to measure the speed with each number of threads, in seconds; 0 for not at all
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) seconds: u64,
+    /// Log in although the state of the PIN cannot be read; a wrong PIN may then lock the token
+    #[arg(long)]
+    pub(crate) login_unseen: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal bench --key 'pkcs11:token=prod;object=worker?module-name=softhsm2' --threads 4 --seconds 10
+
+Each signature is of 200 bytes, and is verified before it counts, as in use.")]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) key: TokenKeyOptions,
+    /// How many threads sign at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
+    pub(crate) threads: u64,
+    /// How long, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// Digest of the signatures
+    #[arg(long, value_name = "DIGEST", default_value = "sha256")]
+    pub(crate) digest: taskseal::pss::Digest,
+    /// Length of the salt
+    #[arg(long, value_name = "SALT", default_value = "digest")]
+    pub(crate) salt: taskseal::pss::Salt,
+}
+
 /// Which PKCS#11 module.
 #[derive(Debug, Args)]
 pub(crate) struct ModuleOption {
