@@ -34,6 +34,7 @@
 //!   body without verifying it, except [`envelope::dangerous_inspect_unverified`].
 //! * **Certificates**: [`Certificate`], whose [`id`](Certificate::id) is Celery's signer id; [`MemoryCertStore`] and
 //!   [`FsCertStore`]; [`certificate::issue`] makes self-signed ones and requests.
+//! * **Encryption**: [`fernet`], what Python's `cryptography.fernet` reads and writes.
 //! * **Errors**: one type per boundary in [`error`], each with an [`ErrorClass`] to decide by.
 //!
 //! # What it refuses to do
@@ -56,6 +57,7 @@
 pub mod certificate;
 pub mod envelope;
 pub mod error;
+pub mod fernet;
 pub mod open;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;

@@ -134,6 +134,29 @@ fn a_file_may_hold_several_certificates_and_other_things() {
     assert_eq!(open(dir.file("mixed.pem", mixed)).unwrap(), ["b"]);
 }
 
+/// Opening a named pipe would wait for somebody to write to it.
+#[test]
+#[cfg(unix)]
+fn what_is_no_regular_file_is_an_error_and_is_not_waited_for() {
+    let dir = Dir::new();
+    dir.file("good.pem", named("CN=good").to_pem());
+    let socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("socket"), "{error}");
+    drop(socket);
+    fs::remove_file(dir.path().join("socket")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(dir.path().join("pipe"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let error = open(dir.path()).unwrap_err();
+    assert!(
+        error.to_string().contains("pipe: it is not a regular file"),
+        "{error}"
+    );
+}
+
 #[test]
 fn hidden_files_and_sub_directories_are_left_out() {
     let dir = Dir::new();

@@ -30,11 +30,14 @@ fn the_lines_of_the_readme_do_what_they_say() {
     let shell = shell.replace(usual, module.to_str().unwrap());
     let bin = Path::new(env!("CARGO_BIN_EXE_taskseal")).parent().unwrap();
     let manifest = root.join("Cargo.toml");
+    // Built for the whole workspace, as the tests are, so that nothing is compiled again with other features.
     let script = format!(
-        "set -eu\nexport PATH=\"{}:$PATH\"\n{shell}\n{} run --quiet --locked --manifest-path \"{}\" --example quickstart\n",
-        bin.display(),
-        env!("CARGO"),
-        manifest.display(),
+        "set -eu\nexport PATH=\"{bin}:$PATH\"\n{shell}\n\
+         {cargo} build --quiet --locked --manifest-path \"{manifest}\" --workspace --example quickstart\n\
+         \"{bin}/examples/quickstart\"\n",
+        bin = bin.display(),
+        cargo = env!("CARGO"),
+        manifest = manifest.display(),
     );
     let place = Place::new();
     let Output {

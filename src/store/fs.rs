@@ -335,7 +335,13 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate>, StoreError> {
 
 fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
+    // Asked before it is opened: opening a named pipe waits until somebody writes to it.
+    let regular = std::fs::metadata(path).and_then(|metadata| {
+        let not_regular = || std::io::Error::other("it is not a regular file");
+        metadata.is_file().then_some(()).ok_or_else(not_regular)
+    });
+    let file = regular.and_then(|()| File::open(path));
+    match file.and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
         Ok(len) if len as u64 > MAX_FILE => Err(StoreError::TooLarge {
             path: path.to_owned(),
             max: MAX_FILE,

@@ -1,0 +1,393 @@
+//! [`Fernet`]: encrypts and authenticates bytes under two symmetric keys, as Python's `cryptography.fernet` does.
+//!
+//! The format is version `0x80` of the [Fernet specification](https://github.com/fernet/spec/blob/master/Spec.md):
+//!
+//! ```text
+//! base64url( 80 | seconds since 1970, 64-bit big-endian | IV, 16 bytes | AES-128-CBC, PKCS#7 | HMAC-SHA256, 32 bytes )
+//! ```
+//!
+//! The tag covers everything before it and is verified, in constant time, before anything else is believed. Whatever is
+//! wrong with a token, the answer is the same [`FernetError::Refused`]: an error that told more would be an oracle.
+//!
+//! Where the keys are is the matter of a [`FernetKeys`]; [`software::SoftwareKeys`] has them in memory.
+
+#[cfg(feature = "software")]
+pub mod software;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::{constant_time, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use zeroize::Zeroize as _;
+
+use crate::error::ErrorClass;
+
+/// The two keys of Fernet, wherever they are.
+///
+/// Implementers owe: calls from many threads at once, no panic, no secret in an error. Padding is not theirs: both
+/// block operations get whole blocks, because a token has been seen that never checks it.
+pub trait FernetKeys: Send + Sync + fmt::Debug {
+    /// HMAC-SHA256 of `message` under the signing key.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used.
+    fn mac(&self, message: &[u8]) -> Result<[u8; 32], FernetError>;
+
+    /// AES-128-CBC encryption in place; `blocks` is a multiple of 16 bytes long.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used.
+    fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
+
+    /// AES-128-CBC decryption in place; `blocks` is a multiple of 16 bytes long.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used.
+    fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
+}
+
+/// Version, time and IV: what stands before the ciphertext, in bytes.
+const HEADER: usize = 1 + 8 + 16;
+/// The tag, in bytes.
+const TAG: usize = 32;
+/// A block of AES, in bytes.
+const BLOCK: usize = 16;
+/// The one version there is.
+const VERSION: u8 = 0x80;
+
+/// Encrypts and decrypts with one pair of keys. Cheap to clone.
+///
+/// ```
+/// # #[cfg(feature = "software")] {
+/// use std::time::Duration;
+/// use taskseal::fernet::Fernet;
+/// use taskseal::fernet::software::SoftwareKeys;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let fernet = Fernet::new(SoftwareKeys::generate()?);
+/// let token = fernet.encrypt(b"a secret")?;
+/// assert_eq!(fernet.decrypt(token.as_bytes(), Some(Duration::from_secs(60)))?, b"a secret");
+/// # Ok(()) }
+/// # main().unwrap();
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Fernet {
+    keys: Arc<dyn FernetKeys>,
+}
+
+impl Fernet {
+    /// The longest token that is read, and the longest that is made, in bytes of its text: 128 MiB.
+    pub const MAX_TOKEN_LEN: usize = 128 * 1024 * 1024;
+    /// How far into the future a token's time may lie when a time to live is given: 60 s, as in the reference
+    /// implementation.
+    pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+    /// Uses these keys.
+    #[must_use]
+    pub fn new(keys: impl FernetKeys + 'static) -> Self {
+        Self {
+            keys: Arc::new(keys),
+        }
+    }
+
+    /// Encrypts `data` under a random IV and the time of the system's clock.
+    ///
+    /// # Errors
+    /// [`FernetError::TooLarge`], [`FernetError::Random`], or [`FernetError::Keys`].
+    pub fn encrypt(&self, data: &[u8]) -> Result<String, FernetError> {
+        self.encrypt_at(data, SystemTime::now())
+    }
+
+    /// Like [`encrypt`](Self::encrypt), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`encrypt`](Self::encrypt).
+    pub fn encrypt_at(&self, data: &[u8], at: SystemTime) -> Result<String, FernetError> {
+        let mut iv = [0; 16];
+        rand::fill(&mut iv).map_err(|_| FernetError::Random)?;
+        self.dangerous_encrypt_with_iv(data, at, iv)
+    }
+
+    /// Encrypts under a given IV, for test vectors. Two messages under one IV and key tell whether they begin alike.
+    ///
+    /// # Errors
+    /// As for [`encrypt`](Self::encrypt).
+    pub fn dangerous_encrypt_with_iv(
+        &self,
+        data: &[u8],
+        at: SystemTime,
+        iv: [u8; 16],
+    ) -> Result<String, FernetError> {
+        // A clock before 1970 has no Fernet time; such a token would be refused as too old anyway.
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let padding = BLOCK - data.len() % BLOCK;
+        let len = HEADER + data.len() + padding + TAG;
+        if len.div_ceil(3).saturating_mul(4) > Self::MAX_TOKEN_LEN {
+            return Err(FernetError::TooLarge { len: data.len() });
+        }
+        let mut token = Vec::with_capacity(len);
+        token.push(VERSION);
+        token.extend_from_slice(&seconds.to_be_bytes());
+        token.extend_from_slice(&iv);
+        token.extend_from_slice(data);
+        token.extend(std::iter::repeat_n(
+            u8::try_from(padding).unwrap_or_default(),
+            padding,
+        ));
+        let blocks = token.split_at_mut(HEADER).1;
+        if let Err(error) = self.keys.encrypt_blocks(iv, blocks) {
+            token.zeroize();
+            return Err(error);
+        }
+        let tag = self.keys.mac(&token)?;
+        token.extend_from_slice(&tag);
+        Ok(URL_SAFE.encode(token))
+    }
+
+    /// Decrypts a token. With a time to live it is refused when it is older than that, or from more than
+    /// [`MAX_CLOCK_SKEW`](Self::MAX_CLOCK_SKEW) in the future; without one its age does not matter.
+    ///
+    /// # Errors
+    /// [`FernetError::Refused`] whatever is wrong with the token; [`FernetError::Keys`] when the keys cannot be used.
+    pub fn decrypt(&self, token: &[u8], ttl: Option<Duration>) -> Result<Vec<u8>, FernetError> {
+        self.decrypt_at(token, ttl, SystemTime::now())
+    }
+
+    /// Like [`decrypt`](Self::decrypt), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`decrypt`](Self::decrypt).
+    pub fn decrypt_at(
+        &self,
+        token: &[u8],
+        ttl: Option<Duration>,
+        at: SystemTime,
+    ) -> Result<Vec<u8>, FernetError> {
+        let token = Token::parse(token)?;
+        self.check(&token)?;
+        token.check_age(ttl, at)?;
+        self.open(token)
+    }
+
+    /// The time that a token was made at, once its tag has been verified.
+    ///
+    /// # Errors
+    /// As for [`decrypt`](Self::decrypt).
+    pub fn timestamp(&self, token: &[u8]) -> Result<SystemTime, FernetError> {
+        let token = Token::parse(token)?;
+        self.check(&token)?;
+        token.time().ok_or(FernetError::Refused)
+    }
+
+    /// Verifies the tag.
+    fn check(&self, token: &Token) -> Result<(), FernetError> {
+        let tag = self.keys.mac(token.signed())?;
+        constant_time::verify_slices_are_equal(&tag, token.tag()).map_err(|_| FernetError::Refused)
+    }
+
+    /// Decrypts a token whose tag was verified.
+    fn open(&self, mut token: Token) -> Result<Vec<u8>, FernetError> {
+        let iv = token.iv();
+        let end = token.0.len() - TAG;
+        token.0.truncate(end);
+        self.keys
+            .decrypt_blocks(iv, token.0.split_at_mut(HEADER).1)?;
+        let mut data = token.0;
+        let padding = usize::from(data.last().copied().unwrap_or_default());
+        let start = data
+            .len()
+            .checked_sub(padding)
+            .filter(|start| *start >= HEADER);
+        let good = (1..=BLOCK).contains(&padding)
+            && start
+                .and_then(|start| data.get(start..))
+                .is_some_and(|bytes| bytes.iter().all(|byte| usize::from(*byte) == padding));
+        let Some(start) = start.filter(|_| good) else {
+            data.zeroize();
+            return Err(FernetError::Refused);
+        };
+        data.truncate(start);
+        data.drain(..HEADER);
+        Ok(data)
+    }
+}
+
+/// Several pairs of keys: encrypts with the first, decrypts with any. For changing keys without losing what is on its way.
+///
+/// Every decryption tries the keys in their order, so it takes up to as many tags as there are keys.
+#[derive(Debug, Clone)]
+pub struct MultiFernet {
+    first: Fernet,
+    others: Vec<Fernet>,
+}
+
+impl MultiFernet {
+    /// Encrypts with `first`, and decrypts with it and with `others`.
+    #[must_use]
+    pub fn new(first: Fernet, others: impl IntoIterator<Item = Fernet>) -> Self {
+        Self {
+            first,
+            others: others.into_iter().collect(),
+        }
+    }
+
+    /// Encrypts with the first keys.
+    ///
+    /// # Errors
+    /// As for [`Fernet::encrypt`].
+    pub fn encrypt(&self, data: &[u8]) -> Result<String, FernetError> {
+        self.first.encrypt(data)
+    }
+
+    /// Decrypts with whichever keys made the token.
+    ///
+    /// # Errors
+    /// As for [`Fernet::decrypt`].
+    pub fn decrypt(&self, token: &[u8], ttl: Option<Duration>) -> Result<Vec<u8>, FernetError> {
+        self.decrypt_at(token, ttl, SystemTime::now())
+    }
+
+    /// Like [`decrypt`](Self::decrypt), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`Fernet::decrypt`].
+    pub fn decrypt_at(
+        &self,
+        token: &[u8],
+        ttl: Option<Duration>,
+        at: SystemTime,
+    ) -> Result<Vec<u8>, FernetError> {
+        let token = Token::parse(token)?;
+        let fernet = self.maker(&token)?;
+        token.check_age(ttl, at)?;
+        fernet.open(token)
+    }
+
+    /// Encrypts what is in a token anew, with the first keys and the token's own time, so that its age goes on counting.
+    ///
+    /// # Errors
+    /// As for [`Fernet::decrypt`] and [`Fernet::encrypt`].
+    pub fn rotate(&self, token: &[u8]) -> Result<String, FernetError> {
+        let token = Token::parse(token)?;
+        let fernet = self.maker(&token)?;
+        let time = token.time().ok_or(FernetError::Refused)?;
+        let mut data = fernet.open(token)?;
+        let rotated = self.first.encrypt_at(&data, time);
+        data.zeroize();
+        rotated
+    }
+
+    /// Whose tag the token carries.
+    fn maker(&self, token: &Token) -> Result<&Fernet, FernetError> {
+        for fernet in std::iter::once(&self.first).chain(&self.others) {
+            match fernet.check(token) {
+                Ok(()) => return Ok(fernet),
+                Err(FernetError::Refused) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(FernetError::Refused)
+    }
+}
+
+/// The bytes of a token of the right version and of a possible length.
+struct Token(Vec<u8>);
+
+impl Token {
+    fn parse(text: &[u8]) -> Result<Self, FernetError> {
+        if text.len() > Fernet::MAX_TOKEN_LEN {
+            return Err(FernetError::Refused);
+        }
+        let bytes = URL_SAFE.decode(text).map_err(|_| FernetError::Refused)?;
+        let ciphertext = bytes
+            .len()
+            .checked_sub(HEADER + TAG)
+            .filter(|len| *len >= BLOCK && len.is_multiple_of(BLOCK));
+        if ciphertext.is_none() || bytes.first() != Some(&VERSION) {
+            return Err(FernetError::Refused);
+        }
+        Ok(Self(bytes))
+    }
+
+    /// What the tag covers.
+    fn signed(&self) -> &[u8] {
+        self.0.split_at(self.0.len() - TAG).0
+    }
+
+    fn tag(&self) -> &[u8] {
+        self.0.split_at(self.0.len() - TAG).1
+    }
+
+    fn iv(&self) -> [u8; 16] {
+        self.0
+            .get(9..HEADER)
+            .and_then(|iv| iv.try_into().ok())
+            .unwrap_or_default()
+    }
+
+    fn seconds(&self) -> u64 {
+        let seconds = self.0.get(1..9).and_then(|bytes| bytes.try_into().ok());
+        seconds.map_or(0, u64::from_be_bytes)
+    }
+
+    fn time(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.seconds()))
+    }
+
+    fn check_age(&self, ttl: Option<Duration>, at: SystemTime) -> Result<(), FernetError> {
+        let Some(ttl) = ttl else { return Ok(()) };
+        let now = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let made = self.seconds();
+        let too_old = made.saturating_add(ttl.as_secs()) < now;
+        let too_new = made > now.saturating_add(Fernet::MAX_CLOCK_SKEW.as_secs());
+        if too_old || too_new {
+            Err(FernetError::Refused)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A token that was refused, or keys that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FernetError {
+    /// The token is malformed, was changed, was made with other keys, or is too old or too new. Which of it is not said.
+    #[error(
+        "the token is refused: it was not made with these keys, was changed, or is out of its time"
+    )]
+    Refused,
+    /// The data does not fit into a token of [`Fernet::MAX_TOKEN_LEN`].
+    #[error("{len} bytes are too many for one token")]
+    TooLarge {
+        /// Length of the data, in bytes.
+        len: usize,
+    },
+    /// The random generator of the system failed.
+    #[error("the operating system gives no randomness")]
+    Random,
+    /// The keys are not to be had, or do not work.
+    #[error("the keys cannot be used: {source}")]
+    Keys {
+        /// What a caller may do about it.
+        class: ErrorClass,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl FernetError {
+    /// What a caller may do about it.
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::Refused => ErrorClass::Rejected,
+            Self::TooLarge { .. } => ErrorClass::Permanent,
+            Self::Random => ErrorClass::Transient,
+            Self::Keys { class, .. } => *class,
+        }
+    }
+}
