@@ -186,5 +186,75 @@ crate_source() {
     fi
     rm -rf "$probe" "$directory"
     mkdir -p "$directory"
-    cp -R "$(dirname "$manifest")/." "$directory/" && printf '%s\n' "$version" >"$directory/complete"
+    cp -R "$(dirname "$manifest")/." "$directory/" || return 1
+    # It lies below this project's workspace and is none of it.
+    grep -q '^\[workspace\]' "$directory/Cargo.toml" || printf '\n[workspace]\n' >>"$directory/Cargo.toml"
+    printf '%s\n' "$version" >"$directory/complete"
+}
+
+# --- Daemons ---------------------------------------------------------------------------------------------------------
+
+daemons=()
+
+# start_daemon LOG COMMAND...: starts it in the background; `stop_daemons` ends it, by its process id.
+start_daemon() {
+    local log=$1
+    shift
+    "$@" >"$log" 2>&1 </dev/null &
+    daemons+=($!)
+}
+
+# Ends what `start_daemon` started, the youngest first.
+stop_daemons() {
+    local index
+    for ((index = ${#daemons[@]} - 1; index >= 0; index--)); do
+        kill "${daemons[index]}" 2>/dev/null || continue
+        wait "${daemons[index]}" 2>/dev/null || true
+    done
+    daemons=()
+}
+
+# wait_until SECONDS COMMAND...: tries it ten times a second until it succeeds.
+wait_until() {
+    local tries=$(($1 * 10))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
+# --- The matrix of PKCS#11 modules -----------------------------------------------------------------------------------
+
+# Prints the first of these files that exists.
+first_file() {
+    local file
+    for file in "$@"; do
+        if [ -f "$file" ]; then
+            printf '%s\n' "$file"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Prints the path of a module, looked for in the usual directories, such as `pkcs11/p11-kit-client.so`.
+library_file() { first_file /usr/lib/*-linux-gnu/"$1" /usr/lib64/"$1" /usr/lib/"$1"; }
+
+# Prints the upstream version of a Debian package.
+package_version() {
+    local version
+    version=$(dpkg-query --show --showformat '${source:Upstream-Version}' "$1" 2>/dev/null) || return 1
+    printf '%s\n' "${version%+dfsg*}"
+}
+
+# run_matrix NAME: runs tests/matrix.rs on the module that TASKSEAL_MATRIX_* describe (see that file). The lock-out comes
+# last and in a process of its own: its token is of no use afterwards.
+run_matrix() {
+    export TASKSEAL_MATRIX_NAME=$1
+    rm -f "target/matrix/$1.json"
+    # The same packages and features as in scripts/test, so that nothing is built twice.
+    local run=(cargo test --locked --quiet --workspace --test matrix --)
+    "${run[@]}" --skip locking_out && "${run[@]}" locking_out
 }

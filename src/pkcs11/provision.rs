@@ -334,6 +334,8 @@ const fn is_template_error(rv: Rv) -> bool {
             | Rv::ATTRIBUTE_TYPE_INVALID
             | Rv::ATTRIBUTE_VALUE_INVALID
             | Rv::TEMPLATE_INCONSISTENT
+            // tpm2-pkcs11's word for it.
+            | Rv::GENERAL_ERROR
     )
 }
 

@@ -12,6 +12,8 @@
 pub mod celery;
 #[cfg(feature = "software")]
 pub mod keys;
+#[cfg(feature = "pkcs11")]
+pub mod matrix;
 pub mod mutate;
 pub mod python;
 pub mod redis;

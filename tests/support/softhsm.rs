@@ -4,6 +4,7 @@
 //! starts its own binary again, for that test alone, with the variable set: no test sees another's tokens, sessions,
 //! logins or refused PINs, and nothing has to change the environment of a running process.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,11 @@ const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
 /// Runs `test` in a process of its own with an empty token store. Says so and passes when there is no SoftHSM, except
 /// with `CI=true`, where it fails.
 pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
-    let name = name_of::<F>();
+    test_named(name_of::<F>(), test);
+}
+
+/// [`test`] for a test of that name.
+pub fn test_named(name: &str, test: impl FnOnce(&SoftHsm)) {
     let Some(module) = find_module() else {
         return super::python::skip(name, "no SoftHSM; install softhsm2 or set SOFTHSM2_MODULE");
     };
@@ -49,11 +54,22 @@ pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
         tokens.display()
     );
     std::fs::write(&configuration, text).unwrap();
-    let output = |name: &str| File::create(directory.path().join(name)).unwrap();
+    run_again(
+        name,
+        directory.path(),
+        &[
+            ("SOFTHSM2_CONF", configuration.as_os_str()),
+            (DIRECTORY, directory.path().as_os_str()),
+        ],
+    );
+}
+
+/// Runs the test of that name in a process of its own with these variables; its output goes through `directory`.
+pub fn run_again(name: &str, directory: &Path, variables: &[(&str, &OsStr)]) {
+    let output = |name: &str| File::create(directory.join(name)).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--include-ignored"])
-        .env("SOFTHSM2_CONF", &configuration)
-        .env(DIRECTORY, directory.path())
+        .envs(variables.iter().copied())
         .stdout(output("out"))
         .stderr(output("err"))
         .spawn()
@@ -71,7 +87,7 @@ pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
         std::thread::sleep(Duration::from_millis(10));
     };
     let [out, err] = ["out", "err"]
-        .map(|name| std::fs::read(directory.path().join(name)).unwrap())
+        .map(|name| std::fs::read(directory.join(name)).unwrap())
         .map(|output| String::from_utf8_lossy(&output).into_owned());
     let passed = match status {
         // A name that matches nothing would run no test, and pass.
@@ -82,12 +98,15 @@ pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
         status.to_string()
     });
     assert!(passed, "{name}: {ended}\n{out}\n{err}");
-    // What it says of skipped tests goes past the capture of output, as here.
-    std::io::stderr().write_all(err.as_bytes()).unwrap();
+    // What it says of skipped tests goes past the capture of output, as here. What a module logs is of no interest then.
+    let mut stderr = std::io::stderr();
+    for line in err.lines().filter(|line| line.starts_with("skipped: ")) {
+        writeln!(stderr, "{line}").unwrap();
+    }
 }
 
 /// The name that the test harness knows the test by: the path of its closure without the crate and the closure.
-fn name_of<F>() -> &'static str {
+pub fn name_of<F>() -> &'static str {
     let path = std::any::type_name::<F>();
     let (_, path) = path.split_once("::").unwrap();
     path.trim_end_matches("::{{closure}}")
