@@ -46,6 +46,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// `C_Initialize` failed.
+    #[error("{call}: the PKCS#11 module {} does not start; {}", path.display(), advice(call))]
+    ModuleStart {
+        /// The file.
+        path: PathBuf,
+        /// What came back.
+        call: CallError,
+    },
     /// The module is not the one that the URI's `library-…` attributes describe.
     #[error("the module {} is not the library that the URI describes: it says {is}", path.display())]
     LibraryMismatch {
@@ -205,17 +213,69 @@ pub enum Error {
     },
     /// Every session is in use.
     #[error(
-        "no session on {token} became free within {waited:?}; all {sessions} are in use: raise max_sessions or \
+        "no session on {on} became free within {waited:?}; all {sessions} are in use: raise max_sessions or \
          session_wait, or sign less at once"
     )]
     Busy {
         /// On which token.
-        token: Box<TokenInfo>,
+        on: String,
         /// How long the caller waited.
         waited: Duration,
         /// How many sessions there are.
         sessions: usize,
     },
+    /// So many calls hang in the module that no more are made.
+    #[error(
+        "{stuck} calls on {on} have not come back, so no more are made until one does; check the device, its connection \
+         and its server, and restart this process if they stay"
+    )]
+    Stuck {
+        /// On which token.
+        on: String,
+        /// How many calls.
+        stuck: usize,
+    },
+    /// No answer within the deadline.
+    #[error(
+        "no answer from {on} within {waited:?} ({doing}); check the device, its connection and its server, or choose a \
+         longer deadline"
+    )]
+    Timeout {
+        /// Which token or module.
+        on: String,
+        /// What was waited for.
+        doing: &'static str,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// The operating system gave no thread to make calls on.
+    #[error(
+        "no thread for a session with the token could be started: {reason}; raise the limit of threads"
+    )]
+    Thread {
+        /// What it said.
+        #[source]
+        reason: std::io::Error,
+    },
+    /// Something that was called back, such as a PIN callback, panicked.
+    #[error("a panic ended the job on the token; its message is on standard error")]
+    Panicked,
+    /// This process was forked from one that uses the module, and the module is not known to bear that.
+    #[error(
+        "the module {} ({library}) was in use when this process was forked, and is not known to bear a new start in a \
+         child; open the key after the fork, in the child alone, or name the unsafe choice \
+         (dangerous_reinitialize_after_fork)",
+        path.display()
+    )]
+    Forked {
+        /// The module.
+        path: PathBuf,
+        /// What it says of itself.
+        library: String,
+    },
+    /// The key was closed.
+    #[error("the key was closed; open it again")]
+    Closed,
     /// No certificate on the token belongs to the key.
     #[error(
         "no certificate for key {key} on {token}; import it, or give the certificate as a file"
@@ -278,6 +338,8 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Call { call, .. } => call.class(),
+            // Retrying works once its daemon, its server or its files are back. What needs a change is said at once.
+            Self::ModuleStart { call, .. } => call.class(),
             // An empty token store or a dead server look exactly like this, and come back.
             Self::TokenNotFound { .. } | Self::KeyNotFound { .. } => ErrorClass::Transient,
             Self::WrongSignature { .. } => ErrorClass::SessionLost,
@@ -286,7 +348,8 @@ impl Error {
             | Self::PinRefusedBefore { .. }
             | Self::FinalTry { .. }
             | Self::Locked { .. } => ErrorClass::Credential,
-            Self::Busy { .. } => ErrorClass::Busy,
+            Self::Busy { .. } | Self::Stuck { .. } | Self::Thread { .. } => ErrorClass::Busy,
+            Self::Timeout { .. } => ErrorClass::Timeout,
             _ => ErrorClass::Permanent,
         }
     }

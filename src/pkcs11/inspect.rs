@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::Builder;
+use super::builder::Builder;
 use super::error::Error;
-use super::module::{LibraryInfo, MechanismKind};
+use super::module::{LibraryInfo, MechanismKind, Module as _};
 use super::token::TokenInfo;
 use crate::pss::Digest;
 
@@ -46,8 +46,9 @@ impl Builder {
     /// # Errors
     /// [`Error`]: the module, or none or several tokens.
     pub fn inspect(&self) -> Result<Inspection, Error> {
-        let module = self.load()?;
-        let token = self.token.find(module.as_ref())?;
+        // The token is looked for first: that starts the module.
+        let token = self.token()?;
+        let module = self.place.guard()?;
         let LibraryInfo {
             manufacturer,
             description,

@@ -7,7 +7,7 @@ use der::{Decode as _, Encode as _};
 
 use super::Builder;
 use super::error::{Error, object_name};
-use super::key::{KEY_GENERATION, KeyFilter, read_keys};
+use super::find::{KEY_GENERATION, KeyFilter, read_keys};
 use super::module::{
     Attribute, AttributeKind as Kind, AttributeValue, Module, ModuleSession, ObjectClass, User,
     load,
@@ -177,8 +177,7 @@ fn set_user_pin(
 /// # Errors
 /// [`Error`]: module, token, PIN, or a call.
 pub fn list_keys(builder: &Builder) -> Result<Vec<KeyInfo>, Error> {
-    let access = builder.access()?;
-    let (session, _) = access.open(false)?;
+    let (access, session) = builder.session(false)?;
     let session = session.as_ref();
     let keys = read_keys(
         &access,
@@ -242,7 +241,7 @@ pub fn generate_key(builder: &Builder, key: &NewKey) -> Result<KeyInfo, Error> {
             )));
         }
     }
-    let (session, _) = access.open(true)?;
+    let (access, session) = builder.session(true)?;
     let session = session.as_ref();
     refuse_existing(
         &access,
@@ -369,8 +368,7 @@ fn refuse_existing(
 /// # Errors
 /// [`Error`]: module, token, PIN, or a call.
 pub fn find_certificates(builder: &Builder) -> Result<Vec<TokenCertificate>, Error> {
-    let access = builder.access()?;
-    let (session, _) = access.open(false)?;
+    let (access, session) = builder.session(false)?;
     read_certificates(&access, session.as_ref())
 }
 
@@ -384,8 +382,7 @@ pub fn import_certificate(
     certificate: &Certificate,
     label: Option<&str>,
 ) -> Result<TokenCertificate, Error> {
-    let access = builder.access()?;
-    let (session, _) = access.open(true)?;
+    let (access, session) = builder.session(true)?;
     let session = session.as_ref();
     let filter = KeyFilter {
         public_key: Some(certificate.public_key().clone()),

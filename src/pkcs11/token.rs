@@ -176,6 +176,27 @@ impl TokenFilter {
         }
     }
 
+    /// Finds a token again that is `known`: slots change their numbers whenever a module is started, and its label may
+    /// have become another's too. If it is nowhere, what the filter means now is taken.
+    pub(crate) fn find_again(
+        &self,
+        module: &dyn Module,
+        known: Option<&TokenInfo>,
+    ) -> Result<TokenInfo, Error> {
+        let Some(known) = known.filter(|known| known.unreadable.is_none()) else {
+            return self.find(module);
+        };
+        let all = tokens(module).map_err(|call| Error::call(call, None))?;
+        let identity = known.identity();
+        let mut same = all
+            .into_iter()
+            .filter(|token| token.unreadable.is_none() && token.identity() == identity);
+        match (same.next(), same.next()) {
+            (Some(token), None) => Ok(token),
+            _ => self.find(module),
+        }
+    }
+
     fn matches(&self, module: &dyn Module, token: &TokenInfo) -> bool {
         fn same(wanted: Option<&String>, is: &str) -> bool {
             wanted.is_none_or(|wanted| wanted == is)

@@ -92,6 +92,16 @@ impl Module for SpyModule {
         self.inner.path()
     }
 
+    fn initialize(&self) -> Result<(), CallError> {
+        self.spy.called("C_Initialize");
+        self.inner.initialize()
+    }
+
+    fn finalize(&self) -> Result<(), CallError> {
+        self.spy.called("C_Finalize");
+        self.inner.finalize()
+    }
+
     fn library(&self) -> Result<LibraryInfo, CallError> {
         self.inner.library()
     }
@@ -152,13 +162,16 @@ impl SpySession {
 
 impl Drop for SpySession {
     fn drop(&mut self) {
-        self.inner = None;
         self.spy.open.fetch_sub(1, Ordering::SeqCst);
-        self.spy.called("C_CloseSession");
     }
 }
 
 impl ModuleSession for SpySession {
+    fn close(mut self: Box<Self>) -> Result<(), CallError> {
+        self.spy.called("C_CloseSession");
+        self.inner.take().unwrap().close()
+    }
+
     fn user_is_logged_in(&self) -> Result<bool, CallError> {
         self.inner().user_is_logged_in()
     }

@@ -4,7 +4,6 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::Error as CrateError;
@@ -17,7 +16,7 @@ use cryptoki::types::Ulong;
 
 use super::{
     Answer, Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, lock,
+    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
 };
 use crate::pkcs11::error::Error;
 use crate::pkcs11::pin::Pin;
@@ -25,60 +24,39 @@ use crate::pkcs11::rv::Rv;
 use crate::pkcs11::token::{TokenFlags, TokenInfo};
 use crate::pss::Digest;
 
-/// A loaded and initialised shared library.
-pub(super) struct CryptokiModule {
+/// A loaded shared library. Holds no state but the addresses of its functions.
+pub(crate) struct CryptokiModule {
     path: PathBuf,
     context: Pkcs11,
-    /// What `C_Initialize` was given in `pReserved`. Kept for as long as the module may look at it.
+    /// What `C_Initialize` is given in `pReserved`. Kept for as long as the module may look at it.
     reserved: Option<CString>,
-    /// Sessions are opened and closed one at a time: tpm2-pkcs11's session table takes no lock and crashed otherwise.
-    sessions: Arc<Mutex<()>>,
-    /// The process that called `C_Initialize`. After a fork the child must call nothing here (`inherited`).
-    pid: u32,
 }
 
 impl CryptokiModule {
-    /// Loads the library at a canonical path and calls `C_Initialize`, with this text in `pReserved`.
-    pub(super) fn new(path: PathBuf, reserved: Option<&str>) -> Result<Self, Error> {
-        let failed = |error: CrateError| {
-            let reason = match &error {
-                CrateError::LibraryLoading(_) | CrateError::MissingSymbol(_) => error.to_string(),
-                _ => call_error("C_Initialize", error).to_string(),
-            };
-            Error::ModuleLoad {
-                path: path.clone(),
-                reason,
-            }
-        };
+    /// Loads the library at a canonical path. It is initialised with this text in `pReserved`.
+    pub(crate) fn new(path: PathBuf, reserved: Option<&str>) -> Result<Self, Error> {
         let reserved = reserved.map(CString::new).transpose();
         let reserved = reserved.map_err(|_| Error::ModuleLoad {
             path: path.clone(),
             reason: "the text for its initialisation (x-init-reserved) contains a zero byte"
                 .to_owned(),
         })?;
-        let context = Pkcs11::new(&path).map_err(failed)?;
-        match context.initialize(arguments(reserved.as_ref())) {
-            Ok(()) => {}
-            Err(CrateError::Pkcs11(rv, _)) if Rv::from(rv) == Rv::CRYPTOKI_ALREADY_INITIALIZED => {
-                if reserved.is_some() {
-                    tracing::warn!(module = %path.display(), "the module was initialised by somebody else before: the text for its initialisation (x-init-reserved) was not used");
-                }
-                tracing::debug!(module = %path.display(), "the module was initialised by somebody else before");
-            }
-            Err(error) => return Err(failed(error)),
-        }
-        tracing::info!(module = %path.display(), "PKCS#11 module loaded");
+        let context = Pkcs11::new(&path).map_err(|error| Error::ModuleLoad {
+            path: path.clone(),
+            reason: match error {
+                CrateError::LibraryLoading(_) | CrateError::MissingSymbol(_) => error.to_string(),
+                _ => call_error("C_GetFunctionList", error).to_string(),
+            },
+        })?;
         Ok(Self {
             path,
             context,
             reserved,
-            sessions: Arc::default(),
-            pid: std::process::id(),
         })
     }
 
     /// Refuses whoever wants the module with another text in `pReserved` than it was initialised with.
-    pub(super) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), Error> {
         let is = self.reserved.as_deref().map(CStr::to_bytes);
         match wanted {
             Some(wanted) if is != Some(wanted.as_bytes()) => Err(Error::ModuleLoad {
@@ -116,7 +94,6 @@ impl fmt::Debug for CryptokiModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CryptokiModule")
             .field("path", &self.path)
-            .field("pid", &self.pid)
             .finish_non_exhaustive()
     }
 }
@@ -124,6 +101,23 @@ impl fmt::Debug for CryptokiModule {
 impl Module for CryptokiModule {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn initialize(&self) -> Result<(), CallError> {
+        let done = self.context.initialize(arguments(self.reserved.as_ref()));
+        done.map_err(|e| call_error("C_Initialize", e)).inspect_err(|call| {
+            if call.is(Rv::CRYPTOKI_ALREADY_INITIALIZED) && self.reserved.is_some() {
+                tracing::warn!(module = %self.path.display(), "the module was initialised by somebody else before: the text for its initialisation (x-init-reserved) was not used");
+            }
+        })
+    }
+
+    fn finalize(&self) -> Result<(), CallError> {
+        // The crate's function eats one clone; the others may call `initialize` again.
+        self.context
+            .clone()
+            .finalize()
+            .map_err(|e| call_error("C_Finalize", e))
     }
 
     fn library(&self) -> Result<LibraryInfo, CallError> {
@@ -219,19 +213,15 @@ impl Module for CryptokiModule {
     fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
         let name = "C_OpenSession";
         let slot = to_slot(name, slot)?;
-        let _one_at_a_time = lock(&self.sessions);
-        // Without the crate's own closing: a forked child must not close what it inherited.
+        // Without the crate's own closing: see `ModuleSession`.
         let session = if writable {
             self.context.open_rw_session_no_drop(slot)
         } else {
             self.context.open_ro_session_no_drop(slot)
         };
-        let session = session.map_err(|e| call_error(name, e))?;
-        Ok(Box::new(CryptokiSession {
-            session: Some(session),
-            sessions: self.sessions.clone(),
-            pid: self.pid,
-        }))
+        Ok(Box::new(CryptokiSession(
+            session.map_err(|e| call_error(name, e))?,
+        )))
     }
 
     fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
@@ -242,41 +232,16 @@ impl Module for CryptokiModule {
     }
 }
 
-struct CryptokiSession {
-    /// `None` only while it is dropped.
-    session: Option<Session>,
-    sessions: Arc<Mutex<()>>,
-    pid: u32,
-}
-
-impl CryptokiSession {
-    fn session(&self) -> Result<&Session, CallError> {
-        self.session
-            .as_ref()
-            .ok_or(CallError::new("C_OpenSession", Rv::SESSION_HANDLE_INVALID))
-    }
-}
-
-impl Drop for CryptokiSession {
-    fn drop(&mut self) {
-        let Some(session) = self.session.take() else {
-            return;
-        };
-        // Inherited over a fork: the parent's session, which closing here would break (measured on a TPM).
-        if self.pid != std::process::id() {
-            return;
-        }
-        let _one_at_a_time = lock(&self.sessions);
-        if let Err(error) = session.close() {
-            tracing::debug!(error = %call_error("C_CloseSession", error), "a session could not be closed");
-        }
-    }
-}
+struct CryptokiSession(Session);
 
 impl ModuleSession for CryptokiSession {
+    fn close(self: Box<Self>) -> Result<(), CallError> {
+        self.0.close().map_err(|e| call_error("C_CloseSession", e))
+    }
+
     fn user_is_logged_in(&self) -> Result<bool, CallError> {
         let info = self
-            .session()?
+            .0
             .get_session_info()
             .map_err(|e| call_error("C_GetSessionInfo", e))?;
         Ok(matches!(
@@ -291,20 +256,20 @@ impl ModuleSession for CryptokiSession {
             User::SecurityOfficer => UserType::So,
             User::ContextSpecific => UserType::ContextSpecific,
         };
-        self.session()?
+        self.0
             .login(user, pin.map(Pin::secret))
             .map_err(|e| call_error("C_Login", e))
     }
 
     fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
-        self.session()?
+        self.0
             .init_pin(pin.secret())
             .map_err(|e| call_error("C_InitPIN", e))
     }
 
     fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
         let name = "C_FindObjects";
-        let found = self.session()?.find_objects(&to_template(name, template)?);
+        let found = self.0.find_objects(&to_template(name, template)?);
         Ok(found
             .map_err(|e| call_error(name, e))?
             .iter()
@@ -320,18 +285,14 @@ impl ModuleSession for CryptokiSession {
         let name = "C_GetAttributeValue";
         let object = to_object(object);
         let types: Vec<_> = kinds.iter().map(|kind| kind.to_crate()).collect();
-        let found = match self.session()?.get_attributes(object, &types) {
+        let found = match self.0.get_attributes(object, &types) {
             Ok(found) => found,
             Err(error @ CrateError::Pkcs11(..)) => return Err(call_error(name, error)),
             // One value that the crate cannot read must not hide the others.
             Err(_) => {
                 let mut found = Vec::new();
                 for kind in types {
-                    found.extend(
-                        self.session()?
-                            .get_attributes(object, &[kind])
-                            .unwrap_or_default(),
-                    );
+                    found.extend(self.0.get_attributes(object, &[kind]).unwrap_or_default());
                 }
                 found
             }
@@ -351,26 +312,26 @@ impl ModuleSession for CryptokiSession {
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
         let name = "C_Sign";
-        self.session()?
+        self.0
             .sign(&to_mechanism(name, mechanism)?, to_object(key), data)
             .map_err(|e| call_error(name, e))
     }
 
     fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
         let name = "C_SignInit";
-        self.session()?
+        self.0
             .sign_init(&to_mechanism(name, mechanism)?, to_object(key))
             .map_err(|e| call_error(name, e))
     }
 
     fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
-        self.session()?
+        self.0
             .sign_update(data)
             .map_err(|e| call_error("C_SignUpdate", e))
     }
 
     fn sign_final(&self) -> Result<Vec<u8>, CallError> {
-        self.session()?
+        self.0
             .sign_final()
             .map_err(|e| call_error("C_SignFinal", e))
     }
@@ -382,7 +343,7 @@ impl ModuleSession for CryptokiSession {
     ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
         let name = "C_GenerateKeyPair";
         let (public, private) = (to_template(name, public)?, to_template(name, private)?);
-        self.session()?
+        self.0
             .generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)
             .map(|(public, private)| {
                 (
@@ -395,14 +356,14 @@ impl ModuleSession for CryptokiSession {
 
     fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
         let name = "C_CreateObject";
-        self.session()?
+        self.0
             .create_object(&to_template(name, template)?)
             .map(|object| ObjectHandle(object.handle()))
             .map_err(|e| call_error(name, e))
     }
 
     fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
-        self.session()?
+        self.0
             .destroy_object(to_object(object))
             .map_err(|e| call_error("C_DestroyObject", e))
     }

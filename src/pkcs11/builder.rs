@@ -1,0 +1,493 @@
+//! [`Builder`]: which module, token and key are meant, and how they are used.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::Error;
+use super::find::{FoundKey, KeyFilter};
+use super::guard::Rules;
+use super::key::{KeyOptions, Opened, Pkcs11Key};
+use super::module::{Module, ModuleSession};
+use super::pin::PinSource;
+use super::place::{ModuleChoice, Place};
+use super::pool::Ready;
+use super::process::Deadline;
+use super::recovery::{Connection, Limits};
+use super::session::{Access, Login};
+use super::token::{TokenFilter, TokenInfo};
+use super::uri::{LibraryFilter, ObjectType, Uri};
+use super::{Pkcs11Signer, provision};
+use crate::certificate::Certificate;
+use crate::pss::{KeySizes, Scheme};
+use crate::signer::{SignError, SigningKey as _, check_pair};
+
+/// Which module, token and key are meant, and how they are used.
+#[derive(Clone)]
+pub struct Builder {
+    pub(super) place: Place,
+    label: Option<String>,
+    id: Option<Vec<u8>>,
+    object_type: Option<ObjectType>,
+    certificate: CertificateChoice,
+    pub(super) options: KeyOptions,
+}
+
+#[derive(Clone)]
+enum CertificateChoice {
+    None,
+    Given(Certificate),
+    FromToken,
+}
+
+impl Builder {
+    /// How many sessions a key has at most, unless [`max_sessions`](Self::max_sessions) says otherwise.
+    pub const DEFAULT_MAX_SESSIONS: usize = 8;
+    /// How long a caller waits for a session, unless [`session_wait`](Self::session_wait) says otherwise.
+    pub const DEFAULT_SESSION_WAIT: Duration = Duration::from_secs(10);
+
+    /// How long a signature may take, unless [`deadline`](Self::deadline) says otherwise.
+    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+    /// How many calls may hang in a module, unless [`max_stuck`](Self::max_stuck) says otherwise.
+    pub const DEFAULT_MAX_STUCK: usize = 8;
+    /// Time between two new starts of a module, unless [`reload_interval`](Self::reload_interval) says otherwise.
+    pub const DEFAULT_RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+    /// The default choices: SHA-256 with a salt of its length, keys of 2048 to 8192 bits that cannot be read.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            place: Place {
+                module: ModuleChoice::None,
+                init_reserved: None,
+                library: LibraryFilter::default(),
+                token: TokenFilter::default(),
+                pin_uri: None,
+                pin: None,
+                login_on_final_try: false,
+                rules: Rules::default(),
+            },
+            label: None,
+            id: None,
+            object_type: None,
+            certificate: CertificateChoice::None,
+            options: KeyOptions {
+                scheme: Scheme::default(),
+                sizes: KeySizes::default(),
+                allow_extractable: false,
+                limits: Limits {
+                    max_sessions: Self::DEFAULT_MAX_SESSIONS,
+                    session_wait: Self::DEFAULT_SESSION_WAIT,
+                    deadline: Self::DEFAULT_DEADLINE,
+                    max_stuck: Self::DEFAULT_MAX_STUCK,
+                },
+            },
+        }
+    }
+
+    /// Takes over all that a URI says; what it does not say stays as it is.
+    #[must_use]
+    pub fn uri(mut self, uri: &Uri) -> Self {
+        fn take<T: Clone>(place: &mut Option<T>, value: &Option<T>) {
+            if value.is_some() {
+                place.clone_from(value);
+            }
+        }
+        if let Some(path) = &uri.module_path {
+            self.place.module = ModuleChoice::Path(path.clone());
+        } else if let Some(name) = &uri.module_name {
+            self.place.module = ModuleChoice::Name(name.clone());
+        }
+        take(&mut self.place.init_reserved, &uri.init_reserved);
+        take(
+            &mut self.place.library.manufacturer,
+            &uri.library.manufacturer,
+        );
+        take(
+            &mut self.place.library.description,
+            &uri.library.description,
+        );
+        take(&mut self.place.library.version, &uri.library.version);
+        take(&mut self.place.token.label, &uri.filter.label);
+        take(&mut self.place.token.manufacturer, &uri.filter.manufacturer);
+        take(&mut self.place.token.serial, &uri.filter.serial);
+        take(&mut self.place.token.model, &uri.filter.model);
+        take(&mut self.place.token.slot_id, &uri.filter.slot_id);
+        take(
+            &mut self.place.token.slot_description,
+            &uri.filter.slot_description,
+        );
+        take(
+            &mut self.place.token.slot_manufacturer,
+            &uri.filter.slot_manufacturer,
+        );
+        take(&mut self.label, &uri.object);
+        take(&mut self.id, &uri.id);
+        take(&mut self.object_type, &uri.object_type);
+        if uri.has_pin() {
+            self.place.pin_uri = Some(uri.clone());
+        }
+        self
+    }
+
+    /// The module's file.
+    #[must_use]
+    pub fn module_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.place.module = ModuleChoice::Path(path.into());
+        self
+    }
+
+    /// The module's name, as in `module-name`: `softhsm2` stands for `libsofthsm2.so` in one of the usual directories.
+    #[must_use]
+    pub fn module_name(mut self, name: impl Into<String>) -> Self {
+        self.place.module = ModuleChoice::Name(name.into());
+        self
+    }
+
+    /// A text for the module at its initialisation: `pReserved` of `C_Initialize`, where the standard has NULL and NSS
+    /// softokn wants its configuration, such as `configdir='sql:/etc/nssdb' certPrefix='' keyPrefix='' secmod='secmod.db'
+    /// flags=`. At most 4096 bytes in a URI, without a zero byte.
+    ///
+    /// It is the whole process's: a module is initialised once. Without it, a module that is there is taken as it was
+    /// initialised; another text than that one is an error ([`Error::ModuleLoad`]). No secret belongs into it.
+    #[must_use]
+    pub fn init_reserved(mut self, text: impl Into<String>) -> Self {
+        self.place.init_reserved = Some(text.into());
+        self
+    }
+
+    /// An implementation of the module instead of a shared library. Not covered by the version promise of this crate.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn module_implementation(mut self, module: Arc<dyn Module>) -> Self {
+        self.place.module = ModuleChoice::Given(module);
+        self
+    }
+
+    /// Label of the token.
+    #[must_use]
+    pub fn token_label(mut self, label: impl Into<String>) -> Self {
+        self.place.token.label = Some(label.into());
+        self
+    }
+
+    /// Serial number of the token.
+    #[must_use]
+    pub fn token_serial(mut self, serial: impl Into<String>) -> Self {
+        self.place.token.serial = Some(serial.into());
+        self
+    }
+
+    /// Manufacturer of the token.
+    #[must_use]
+    pub fn token_manufacturer(mut self, manufacturer: impl Into<String>) -> Self {
+        self.place.token.manufacturer = Some(manufacturer.into());
+        self
+    }
+
+    /// Model of the token.
+    #[must_use]
+    pub fn token_model(mut self, model: impl Into<String>) -> Self {
+        self.place.token.model = Some(model.into());
+        self
+    }
+
+    /// Number of the slot. Many modules change it.
+    #[must_use]
+    pub const fn slot_id(mut self, slot: u64) -> Self {
+        self.place.token.slot_id = Some(slot);
+        self
+    }
+
+    /// Label of the key (`CKA_LABEL`).
+    #[must_use]
+    pub fn object_label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Id of the key (`CKA_ID`).
+    #[must_use]
+    pub fn object_id(mut self, id: impl Into<Vec<u8>>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Where the PIN comes from. Goes before what a URI says.
+    #[must_use]
+    pub fn pin(mut self, source: PinSource) -> Self {
+        self.place.pin = Some(source);
+        self
+    }
+
+    /// Whether a PIN source is set, here or by a URI.
+    #[must_use]
+    pub const fn has_pin(&self) -> bool {
+        self.place.pin.is_some() || self.place.pin_uri.is_some()
+    }
+
+    /// The certificate of the key.
+    #[must_use]
+    pub fn certificate(mut self, certificate: Certificate) -> Self {
+        self.certificate = CertificateChoice::Given(certificate);
+        self
+    }
+
+    /// The certificate is on the token: the one X.509 certificate with the key's public half.
+    #[must_use]
+    pub fn certificate_from_token(mut self) -> Self {
+        self.certificate = CertificateChoice::FromToken;
+        self
+    }
+
+    /// Digest and salt of the signatures.
+    #[must_use]
+    pub const fn scheme(mut self, scheme: Scheme) -> Self {
+        self.options.scheme = scheme;
+        self
+    }
+
+    /// How many sessions, and so how many signatures at once, the key has at most; at least 1. Sessions beyond the
+    /// first are opened when they are needed.
+    #[must_use]
+    pub const fn max_sessions(mut self, sessions: usize) -> Self {
+        self.options.limits.max_sessions = sessions;
+        self
+    }
+
+    /// How long a caller waits for a session at most; after that, or at its deadline, the answer is [`Error::Busy`].
+    #[must_use]
+    pub const fn session_wait(mut self, wait: Duration) -> Self {
+        self.options.limits.session_wait = wait;
+        self
+    }
+
+    /// How long opening a key and making a signature may take, with all waiting and trying again. A call in the module
+    /// that is not back by then is written off: its caller gets [`Error::Timeout`], and its thread and session are left
+    /// to themselves.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.options.limits.deadline = deadline;
+        self
+    }
+
+    /// How many calls in a module may be written off and not back before callers get [`Error::Stuck`] at once instead of
+    /// one more thread that hangs; at least 1. The calls in progress when that number is reached may still hang too.
+    #[must_use]
+    pub const fn max_stuck(mut self, calls: usize) -> Self {
+        self.options.limits.max_stuck = if calls == 0 { 1 } else { calls };
+        self
+    }
+
+    /// Time from one new start of the module (`C_Finalize`, `C_Initialize`) to the next, at least. The first is made at
+    /// once when it is needed. Counts for all keys of the module in the process.
+    #[must_use]
+    pub const fn reload_interval(mut self, interval: Duration) -> Self {
+        self.place.rules.reload_interval = interval;
+        self
+    }
+
+    /// Whether the module may be started anew when nothing else helps; yes, unless chosen otherwise. Choose no when
+    /// another part of the process uses the same module: it would lose its sessions.
+    #[must_use]
+    pub const fn allow_reload(mut self, allow: bool) -> Self {
+        self.place.rules.reload = allow;
+        self
+    }
+
+    /// Finalises and initialises a module that a forked child inherited although the module is not known to bear it.
+    /// On a TPM the child hangs and the parent's TPM gets locked.
+    #[must_use]
+    pub const fn dangerous_reinitialize_after_fork(mut self) -> Self {
+        self.place.rules.reinitialize_after_fork = true;
+        self
+    }
+
+    /// Takes a key although it can be read or taken out of the token, or although nobody knows.
+    #[must_use]
+    pub const fn dangerous_allow_extractable(mut self) -> Self {
+        self.options.allow_extractable = true;
+        self
+    }
+
+    /// Takes keys of other sizes than 2048 to 8192 bits.
+    #[must_use]
+    pub const fn dangerous_allow_small_keys(mut self, sizes: KeySizes) -> Self {
+        self.options.sizes = sizes;
+        self
+    }
+
+    /// Logs in although one more wrong PIN locks the token.
+    #[must_use]
+    pub const fn dangerous_login_on_final_try(mut self, allow: bool) -> Self {
+        self.place.login_on_final_try = allow;
+        self
+    }
+
+    /// Opens the key that the label and id name, without a certificate.
+    ///
+    /// # Errors
+    /// [`Error`]: module, token, PIN, key or scheme.
+    pub fn open_key(&self) -> Result<Pkcs11Key, Error> {
+        let filter = self.key_filter()?;
+        let (key, ()) = self.open_found(move |access, session| {
+            Ok::<_, Error>((find_key(access, session, &filter)?, ()))
+        })?;
+        tracing::info!(key = key.name(), token = %key.token(), scheme = %key.scheme(), path = key.signature_path().as_str(), "key opened");
+        Ok(key)
+    }
+
+    /// Opens the signer with this certificate.
+    ///
+    /// # Errors
+    /// As for [`Pkcs11Signer::open`].
+    pub fn open_signer(self, certificate: Certificate) -> Result<Pkcs11Signer, SignError> {
+        self.certificate(certificate).open()
+    }
+
+    /// Opens the signer with the certificate that was chosen by [`certificate`](Self::certificate) or
+    /// [`certificate_from_token`](Self::certificate_from_token).
+    ///
+    /// # Errors
+    /// As for [`Pkcs11Signer::open`]; [`Error::NoCertificate`] when none was chosen.
+    pub fn open(&self) -> Result<Pkcs11Signer, SignError> {
+        let mut filter = self.key_filter()?;
+        let chosen = self.certificate.clone();
+        let (key, certificate) = self.open_found(move |access, session| match &chosen {
+            CertificateChoice::None => Err(SignError::from(Error::NoCertificate)),
+            CertificateChoice::Given(certificate) => {
+                filter.public_key = Some(certificate.public_key().clone());
+                let key = filter
+                    .find(access, session)?
+                    .ok_or_else(|| SignError::KeyMismatch {
+                        certificate: certificate.id().to_owned(),
+                    })?;
+                Ok((key, certificate.clone()))
+            }
+            CertificateChoice::FromToken => {
+                let key = find_key(access, session, &filter)?;
+                let certificate = provision::certificate_of(access, session, &key.info)?;
+                Ok((key, certificate))
+            }
+        })?;
+        check_pair(
+            key.public_key(),
+            &certificate,
+            key.scheme(),
+            self.options.sizes,
+        )?;
+        tracing::info!(
+            signer = certificate.id(),
+            key = key.name(),
+            token = %key.token(),
+            bits = key.public_key().bits(),
+            scheme = %key.scheme(),
+            path = key.signature_path().as_str(),
+            "signer opened: the key is on a token"
+        );
+        Ok(Pkcs11Signer::new(key, certificate))
+    }
+
+    /// The token that is meant, without logging in.
+    ///
+    /// # Errors
+    /// [`Error`]: the module, or none or several tokens.
+    pub fn token(&self) -> Result<TokenInfo, Error> {
+        Ok(self.access()?.token)
+    }
+
+    /// Opens a session on a thread of its own and finds the key in it, all within the deadline.
+    fn open_found<T: Send + 'static, E: From<Error> + Send + 'static>(
+        &self,
+        mut find: impl FnMut(&Access, &dyn ModuleSession) -> Result<(FoundKey, T), E> + Send + 'static,
+    ) -> Result<(Pkcs11Key, T), E> {
+        let deadline = self.deadline_from_now();
+        let connection = Arc::new(Connection::new(&self.place, self.options.limits)?);
+        let (place, theirs) = (self.place.clone(), connection.clone());
+        let (access, found, with) = connection.run(deadline, move |line| {
+            let access = theirs.access(&place, None, true, deadline)?;
+            let (session, stamp) = access.open(false, Login::IfNeeded, deadline)?;
+            let (found, with) = find(&access, session.as_ref())?;
+            line.ready = Some(Ready {
+                session,
+                key: found.handle,
+                stamp,
+            });
+            Ok::<_, E>((access, found, with))
+        })?;
+        let opened = Opened {
+            place: self.place.clone(),
+            connection,
+            access,
+            deadline,
+        };
+        Ok((Pkcs11Key::new(opened, found, &self.options)?, with))
+    }
+
+    pub(super) fn deadline_from_now(&self) -> Deadline {
+        Deadline::after(self.options.limits.deadline)
+    }
+
+    /// The token, looked for on the caller's own thread.
+    pub(super) fn access(&self) -> Result<Access, Error> {
+        self.place
+            .access(&self.place.guard()?, None, self.deadline_from_now())
+    }
+
+    /// The token and a session with it, on the caller's own thread.
+    pub(super) fn session(
+        &self,
+        writable: bool,
+    ) -> Result<(Access, Box<dyn ModuleSession>), Error> {
+        let access = self.access()?;
+        let (session, _) = access.open(writable, Login::IfNeeded, self.deadline_from_now())?;
+        Ok((access, session))
+    }
+
+    pub(super) fn key_filter(&self) -> Result<KeyFilter, Error> {
+        if let Some(other) = self.object_type.filter(|kind| *kind != ObjectType::Private) {
+            return Err(Error::Argument(format!(
+                "type={} names no private key; leave type out of the URI or write type=private",
+                other.as_str()
+            )));
+        }
+        Ok(KeyFilter {
+            label: self.label.clone(),
+            id: self.id.clone(),
+            public_key: None,
+        })
+    }
+}
+
+fn find_key(
+    access: &Access,
+    session: &dyn ModuleSession,
+    filter: &KeyFilter,
+) -> Result<FoundKey, Error> {
+    filter
+        .find(access, session)?
+        .ok_or_else(|| Error::KeyNotFound {
+            wanted: filter.to_string(),
+            token: Box::new(access.token.clone()),
+            found: Vec::new(),
+        })
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("token", &self.place.token.to_string())
+            .field("label", &self.label)
+            .field("id", &self.id)
+            .field("pin", &self.place.pin)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}

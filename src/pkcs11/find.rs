@@ -1,0 +1,289 @@
+//! Finding a private key on a token, and what is checked of it.
+
+use std::fmt;
+
+use super::error::{Error, object_name};
+use super::key::KeyOptions;
+use super::module::{
+    Attribute, AttributeKind as Kind, MechanismKind, ModuleSession, ObjectClass, ObjectHandle,
+};
+use super::provision::KeyInfo;
+use super::session::Access;
+use crate::public_key::PublicKey;
+
+/// Which private key is meant.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KeyFilter {
+    pub(super) label: Option<String>,
+    pub(super) id: Option<Vec<u8>>,
+    /// The public half that it must have: that of a certificate.
+    pub(super) public_key: Option<PublicKey>,
+}
+
+impl fmt::Display for KeyFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        parts.extend(self.label.as_ref().map(|label| format!("label {label:?}")));
+        parts.extend(
+            self.id
+                .as_ref()
+                .map(|id| format!("id {}", crate::certificate::hex(id))),
+        );
+        parts.extend(
+            self.public_key
+                .as_ref()
+                .map(|_| "the certificate's public key".to_owned()),
+        );
+        if parts.is_empty() {
+            return f.write_str("any attributes (none are given)");
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+impl KeyFilter {
+    /// Finds the one key that is meant. `Ok(None)` when keys have the label and id, but another public half.
+    pub(super) fn find(
+        &self,
+        access: &Access,
+        session: &dyn ModuleSession,
+    ) -> Result<Option<FoundKey>, Error> {
+        let named = read_keys(access, session, &self.template())?;
+        let any_named = !named.is_empty();
+        let mut matching: Vec<FoundKey> = named
+            .into_iter()
+            .filter(|key| self.public_key.is_none() || self.public_key == key.info.public_key)
+            .collect();
+        let token = || Box::new(access.token.clone());
+        match (matching.pop(), matching.is_empty()) {
+            (Some(key), true) => Ok(Some(key)),
+            (Some(key), false) => {
+                matching.push(key);
+                let found = matching.into_iter().map(|key| key.info).collect();
+                Err(Error::SeveralKeys {
+                    wanted: self.to_string(),
+                    token: token(),
+                    found,
+                })
+            }
+            (None, _) if any_named && (self.label.is_some() || self.id.is_some()) => Ok(None),
+            (None, _) => {
+                let all = read_keys(
+                    access,
+                    session,
+                    &[Attribute::class(ObjectClass::PrivateKey)],
+                )?;
+                let found = all.into_iter().map(|key| key.info).collect();
+                Err(Error::KeyNotFound {
+                    wanted: self.to_string(),
+                    token: token(),
+                    found,
+                })
+            }
+        }
+    }
+
+    /// As [`find`](Self::find), for a key that was there before.
+    pub(super) fn find_again(
+        &self,
+        access: &Access,
+        session: &dyn ModuleSession,
+    ) -> Result<ObjectHandle, Error> {
+        match self.find(access, session)? {
+            Some(key) => Ok(key.handle),
+            None => Err(Error::KeyNotFound {
+                wanted: self.to_string(),
+                token: Box::new(access.token.clone()),
+                found: Vec::new(),
+            }),
+        }
+    }
+
+    fn template(&self) -> Vec<Attribute> {
+        let mut template = vec![Attribute::class(ObjectClass::PrivateKey), Attribute::rsa()];
+        template.extend(
+            self.label
+                .as_ref()
+                .map(|label| Attribute::bytes(Kind::Label, label.as_bytes())),
+        );
+        template.extend(self.id.as_ref().map(|id| Attribute::bytes(Kind::Id, id)));
+        template
+    }
+}
+
+/// A private key on the token, as it was found in one session.
+#[derive(Debug, Clone)]
+pub(super) struct FoundKey {
+    pub(super) handle: ObjectHandle,
+    pub(super) info: KeyInfo,
+}
+
+impl FoundKey {
+    /// How the same key is found again in another session.
+    pub(super) fn filter(&self, public_key: &PublicKey) -> KeyFilter {
+        let info = &self.info;
+        KeyFilter {
+            // What is not UTF-8 cannot be asked for.
+            label: Some(info.label.clone())
+                .filter(|label| !label.is_empty() && !label.contains('\u{fffd}')),
+            id: Some(info.id.clone()).filter(|id| !id.is_empty()),
+            public_key: Some(public_key.clone()),
+        }
+    }
+
+    /// Keys that could leave the token are refused, and so is a key of which that is not known.
+    pub(super) fn check(&self, access: &Access, options: &KeyOptions) -> Result<(), Error> {
+        let info = &self.info;
+        let token = || Box::new(access.token.clone());
+        if info.sign == Some(false) {
+            return Err(Error::NotForSigning {
+                key: info.name(),
+                token: token(),
+            });
+        }
+        let reason = match (info.sensitive, info.extractable) {
+            (Some(true), Some(false)) => None,
+            (Some(false), _) => Some("CKA_SENSITIVE is false, so its value can be read in plain"),
+            (_, Some(true)) => Some("CKA_EXTRACTABLE is true, so it can be wrapped and taken out"),
+            (None, _) => {
+                Some("CKA_SENSITIVE cannot be read, so nobody knows whether its value can")
+            }
+            (_, None) => {
+                Some("CKA_EXTRACTABLE cannot be read, so nobody knows whether it can be taken out")
+            }
+        };
+        match reason {
+            Some(reason) if options.allow_extractable => {
+                tracing::warn!(key = %info.name(), reason, "an unsafe key is used, as asked for");
+            }
+            Some(reason) => {
+                return Err(Error::Extractable {
+                    key: info.name(),
+                    token: token(),
+                    reason,
+                });
+            }
+            None => {}
+        }
+        // Only warnings: two of seven modules report these wrongly.
+        if info.always_sensitive == Some(false) || info.never_extractable == Some(false) {
+            tracing::warn!(
+                key = %info.name(),
+                "the token says that the key was readable or extractable once (CKA_ALWAYS_SENSITIVE, \
+                 CKA_NEVER_EXTRACTABLE); it may have been imported"
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn public_key(&self, access: &Access) -> Result<&PublicKey, Error> {
+        self.info.public_key.as_ref().ok_or_else(|| Error::PublicHalf {
+            key: self.info.name(),
+            token: Box::new(access.token.clone()),
+            reason: "modulus and public exponent cannot be read, or are no RSA key that is supported".to_owned(),
+        })
+    }
+}
+
+/// Reads every private key that a template finds.
+pub(super) fn read_keys(
+    access: &Access,
+    session: &dyn ModuleSession,
+    template: &[Attribute],
+) -> Result<Vec<FoundKey>, Error> {
+    let handles = session.find(template).map_err(|call| access.failed(call))?;
+    handles
+        .into_iter()
+        .map(|handle| read_key(access, session, handle))
+        .collect()
+}
+
+fn read_key(
+    access: &Access,
+    session: &dyn ModuleSession,
+    handle: ObjectHandle,
+) -> Result<FoundKey, Error> {
+    const KINDS: [Kind; 12] = [
+        Kind::KeyType,
+        Kind::Label,
+        Kind::Id,
+        Kind::Modulus,
+        Kind::PublicExponent,
+        Kind::Sensitive,
+        Kind::Extractable,
+        Kind::AlwaysSensitive,
+        Kind::NeverExtractable,
+        Kind::AlwaysAuthenticate,
+        Kind::Local,
+        Kind::Sign,
+    ];
+    let attributes = session
+        .attributes(handle, &KINDS)
+        .map_err(|call| access.failed(call))?;
+    let label = attributes.text(Kind::Label).unwrap_or_default();
+    let id = attributes.bytes(Kind::Id).unwrap_or_default().to_vec();
+    let mut halves = attributes
+        .bytes(Kind::Modulus)
+        .zip(attributes.bytes(Kind::PublicExponent));
+    halves = halves.filter(|(modulus, exponent)| !modulus.is_empty() && !exponent.is_empty());
+    let public_key = match halves {
+        Some((modulus, exponent)) => PublicKey::from_components(modulus, exponent).ok(),
+        // Some tokens keep the exponent only in the public object.
+        None => public_half(access, session, &id)?,
+    };
+    Ok(FoundKey {
+        handle,
+        info: KeyInfo {
+            label,
+            id,
+            is_rsa: attributes.flag(Kind::KeyType),
+            public_key,
+            sensitive: attributes.flag(Kind::Sensitive),
+            extractable: attributes.flag(Kind::Extractable),
+            always_sensitive: attributes.flag(Kind::AlwaysSensitive),
+            never_extractable: attributes.flag(Kind::NeverExtractable),
+            always_authenticate: attributes.flag(Kind::AlwaysAuthenticate),
+            local: attributes.flag(Kind::Local),
+            sign: attributes.flag(Kind::Sign),
+            certificates: 0,
+        },
+    })
+}
+
+fn public_half(
+    access: &Access,
+    session: &dyn ModuleSession,
+    id: &[u8],
+) -> Result<Option<PublicKey>, Error> {
+    if id.is_empty() {
+        return Ok(None);
+    }
+    let template = [
+        Attribute::class(ObjectClass::PublicKey),
+        Attribute::rsa(),
+        Attribute::bytes(Kind::Id, id),
+    ];
+    let found = session
+        .find(&template)
+        .map_err(|call| access.failed(call))?;
+    let [only] = found.as_slice() else {
+        return Ok(None);
+    };
+    let attributes = session
+        .attributes(*only, &[Kind::Modulus, Kind::PublicExponent])
+        .map_err(|call| access.failed(call))?;
+    let halves = attributes
+        .bytes(Kind::Modulus)
+        .zip(attributes.bytes(Kind::PublicExponent));
+    Ok(halves.and_then(|(modulus, exponent)| PublicKey::from_components(modulus, exponent).ok()))
+}
+
+/// Label and id, as errors show them.
+impl KeyInfo {
+    pub(super) fn name(&self) -> String {
+        object_name(&self.label, &self.id)
+    }
+}
+
+/// `CKM_RSA_PKCS_KEY_PAIR_GEN` is asked about where keys are made.
+pub(super) const KEY_GENERATION: MechanismKind = MechanismKind::RsaKeyPairGen;

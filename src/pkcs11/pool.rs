@@ -1,0 +1,185 @@
+//! [`Pool`]: the workers of a key, each with its session.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::module::{ModuleSession, ObjectHandle, lock};
+use super::process::Deadline;
+use super::session::Stamp;
+use super::worker::{NoAnswer, Worker};
+
+/// What a worker has: a session in which the key was found, unless the last call in it failed.
+#[derive(Default)]
+pub(crate) struct Line {
+    pub(crate) ready: Option<Ready>,
+}
+
+/// A session and the key in it.
+pub(crate) struct Ready {
+    pub(crate) session: Box<dyn ModuleSession>,
+    pub(crate) key: ObjectHandle,
+    pub(crate) stamp: Stamp,
+}
+
+/// Workers, at most so many, started when they are needed and kept.
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    freed: Condvar,
+    max: usize,
+    wait: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Worker<Line>>,
+    /// Idle and in use; those that were written off do not count.
+    open: usize,
+    closed: bool,
+}
+
+/// Why there is no worker.
+#[derive(Debug)]
+pub(crate) enum NoWorker {
+    /// All are in use.
+    Busy,
+    /// The pool was closed.
+    Closed,
+    /// The operating system gives no thread.
+    Thread(std::io::Error),
+}
+
+impl Pool {
+    /// An empty pool for `max` workers, for which a caller waits so long.
+    pub(crate) fn new(max: usize, wait: Duration) -> Self {
+        Self {
+            state: Mutex::default(),
+            freed: Condvar::new(),
+            max: max.max(1),
+            wait,
+        }
+    }
+
+    /// How many sessions there are at most.
+    pub(crate) const fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Takes a worker: an idle one, a new one, or the next that is given back in time; and whether it had to wait.
+    pub(crate) fn lease(&self, deadline: Deadline) -> Result<(Lease<'_>, bool), NoWorker> {
+        let deadline = deadline.within(self.wait);
+        let mut waited = false;
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return Err(NoWorker::Closed);
+            }
+            if let Some(worker) = state.idle.pop() {
+                return Ok((self.lend(worker), waited));
+            }
+            if state.open < self.max {
+                let worker = Worker::start().map_err(NoWorker::Thread)?;
+                state.open += 1;
+                return Ok((self.lend(worker), waited));
+            }
+            let left = deadline.left();
+            if left.is_zero() {
+                return Err(NoWorker::Busy);
+            }
+            waited = true;
+            state = self
+                .freed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Ends the workers; waits until those in use are given back and all have closed their sessions. Whether they did in
+    /// time. There are no leases after it.
+    pub(crate) fn close(&self, deadline: Deadline) -> bool {
+        let mut all = true;
+        let mut state = lock(&self.state);
+        state.closed = true;
+        loop {
+            let idle = std::mem::take(&mut state.idle);
+            state.open = state.open.saturating_sub(idle.len());
+            if idle.is_empty() {
+                let left = deadline.left();
+                if state.open == 0 || left.is_zero() {
+                    return all && state.open == 0;
+                }
+                state = self
+                    .freed
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+                continue;
+            }
+            drop(state);
+            idle.iter().for_each(Worker::quit);
+            for worker in &idle {
+                all &= worker.wait_for_end(deadline);
+            }
+            state = lock(&self.state);
+        }
+    }
+
+    const fn lend(&self, worker: Worker<Line>) -> Lease<'_> {
+        Lease {
+            pool: self,
+            worker: Some(worker),
+        }
+    }
+}
+
+impl Drop for Pool {
+    /// Gives the sessions a moment to be closed, so that a program which ends next does not tear the module down under
+    /// them; a module that hangs is left alone.
+    fn drop(&mut self) {
+        const MOMENT: Duration = Duration::from_millis(50);
+        self.close(Deadline::after(MOMENT));
+    }
+}
+
+/// A worker in use; goes back when dropped.
+pub(crate) struct Lease<'a> {
+    pool: &'a Pool,
+    /// `None` when it was written off.
+    worker: Option<Worker<Line>>,
+}
+
+impl Lease<'_> {
+    /// As [`Worker::run`].
+    pub(crate) fn run<T: Send + 'static>(
+        mut self,
+        deadline: Deadline,
+        written_off: impl Fn(bool) + Send + 'static,
+        job: impl FnOnce(&mut Line) -> T + Send + 'static,
+    ) -> Result<T, NoAnswer> {
+        let Some(worker) = &self.worker else {
+            return Err(NoAnswer::NotBegun);
+        };
+        let answer = worker.run(deadline, written_off, job);
+        if matches!(answer, Err(NoAnswer::WrittenOff)) {
+            self.worker = None;
+        }
+        answer
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.pool.state);
+        match self.worker.take() {
+            Some(worker) => state.idle.push(worker),
+            None => state.open = state.open.saturating_sub(1),
+        }
+        let closed = state.closed;
+        drop(state);
+        if closed {
+            self.pool.freed.notify_all();
+        } else {
+            self.pool.freed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! State that belongs to one process, and deadlines.
+
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::module::lock;
+
+/// A value of which each process has its own.
+///
+/// After a `fork` the child finds memory of its parent in which any lock may be held by a thread that the child does not
+/// have, and behind which there are sessions that are the parent's. So the child makes a new value with its first use
+/// and never looks at the inherited one again: it is neither locked nor dropped, but leaked.
+///
+/// A process is known by its id. An id that is given out again to a descendant which forked from a process that never
+/// used the value would be mistaken for its ancestor; that takes a full round of process ids between two forks.
+pub(crate) struct PerProcess<T> {
+    current: AtomicPtr<Stamped<T>>,
+    owns: PhantomData<T>,
+}
+
+struct Stamped<T> {
+    pid: u32,
+    value: T,
+}
+
+impl<T: Send + Sync> PerProcess<T> {
+    /// No process has a value yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            current: AtomicPtr::new(std::ptr::null_mut()),
+            owns: PhantomData,
+        }
+    }
+
+    /// This process's value.
+    pub(crate) fn get(&self) -> Option<&T> {
+        let stamped = self.current()?;
+        (stamped.pid == std::process::id()).then_some(&stamped.value)
+    }
+
+    /// This process's value, made if there is none. `make` is told whether an ancestor had one.
+    ///
+    /// Takes no lock: of two threads that make one at once, one throws its own away.
+    pub(crate) fn get_or_try<E>(&self, make: impl FnOnce(bool) -> Result<T, E>) -> Result<&T, E> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        let old = self.current.load(Ordering::Acquire);
+        let made = Box::into_raw(Box::new(Stamped {
+            pid: std::process::id(),
+            value: make(!old.is_null())?,
+        }));
+        let swapped = self
+            .current
+            .compare_exchange(old, made, Ordering::AcqRel, Ordering::Acquire);
+        #[allow(unsafe_code)]
+        let stamped = match swapped {
+            // SAFETY: `made` came from a box, and boxes that were put into the cell are freed by `drop` alone, which
+            // nobody can call while `self` is borrowed. What was there before is an ancestor's and stays as it is.
+            Ok(_) => unsafe { &*made },
+            Err(others) => {
+                // SAFETY: nobody else has seen `made`.
+                drop(unsafe { Box::from_raw(made) });
+                // SAFETY: as above; another thread of this process put it there.
+                unsafe { &*others }
+            }
+        };
+        Ok(&stamped.value)
+    }
+
+    /// As [`get_or_try`](Self::get_or_try), for what cannot fail.
+    pub(crate) fn get_or(&self, make: impl FnOnce(bool) -> T) -> &T {
+        match self.get_or_try(|inherited| Ok::<_, std::convert::Infallible>(make(inherited))) {
+            Ok(value) => value,
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl<T> PerProcess<T> {
+    fn current(&self) -> Option<&Stamped<T>> {
+        let current = self.current.load(Ordering::Acquire);
+        // SAFETY: null, or from a box that is freed by `drop` alone.
+        #[allow(unsafe_code)]
+        unsafe {
+            current.as_ref()
+        }
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let own = self
+            .current()
+            .is_some_and(|stamped| stamped.pid == std::process::id());
+        if own {
+            // SAFETY: it came from a box, and `self` is not borrowed any more.
+            #[allow(unsafe_code)]
+            drop(unsafe { Box::from_raw(*self.current.get_mut()) });
+        }
+    }
+}
+
+/// The moment by which an answer is due.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    start: Instant,
+    at: Instant,
+}
+
+impl Deadline {
+    /// Longer than this is for ever.
+    const MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    /// So much time from now.
+    pub(crate) fn after(time: Duration) -> Self {
+        let start = Instant::now();
+        Self {
+            start,
+            at: start + time.min(Self::MAX),
+        }
+    }
+
+    /// The moment.
+    pub(crate) const fn at(self) -> Instant {
+        self.at
+    }
+
+    /// How much time is left; none when it has passed.
+    pub(crate) fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
+    pub(crate) fn has_passed(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// How much time has gone by since it was set.
+    pub(crate) fn waited(self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The same start, but not more than `time` from now.
+    pub(crate) fn within(self, time: Duration) -> Self {
+        Self {
+            start: self.start,
+            at: self.at.min(Instant::now() + time.min(Self::MAX)),
+        }
+    }
+}
+
+/// A lock that is waited for only so long: its holder may hang in a module.
+#[derive(Debug, Default)]
+pub(crate) struct TimedLock {
+    held: Mutex<bool>,
+    freed: Condvar,
+}
+
+/// Frees the lock when dropped.
+pub(crate) struct Held<'a>(&'a TimedLock);
+
+impl TimedLock {
+    /// Takes the lock; `None` when it does not become free in time.
+    pub(crate) fn lock(&self, deadline: Deadline) -> Option<Held<'_>> {
+        let mut held = lock(&self.held);
+        while *held {
+            let left = deadline.left();
+            if left.is_zero() {
+                return None;
+            }
+            held = self
+                .freed
+                .wait_timeout(held, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        *held = true;
+        Some(Held(self))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.held) = false;
+        self.0.freed.notify_one();
+    }
+}
