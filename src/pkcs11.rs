@@ -34,6 +34,7 @@
 mod builder;
 mod error;
 mod find;
+mod fork;
 mod guard;
 mod health;
 mod inspect;

@@ -507,7 +507,8 @@ fn a_text_for_the_initialisation_reaches_the_module_and_is_the_whole_process_s()
             builder.token().unwrap_err()
         };
         let error = with("configdir='/nowhere'");
-        assert!(matches!(error, Error::ModuleLoad { .. }), "{error}");
+        assert!(matches!(error, Error::ModuleStart { .. }), "{error}");
+        assert_eq!(error.class(), ErrorClass::Permanent);
         assert!(error.to_string().contains("CKR_ARGUMENTS_BAD"), "{error}");
         let error = with("a\0b");
         assert!(error.to_string().contains("zero byte"), "{error}");

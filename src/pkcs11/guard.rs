@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::builder::Builder;
 use super::error::Error;
+use super::fork::{Call, watch};
 use super::health::count_reload;
 use super::module::{
     Attribute, AttributeKind, Attributes, CallError, CryptokiModule, LibraryInfo, MechanismInfo,
@@ -166,14 +167,21 @@ impl Guard {
         let registry = registry();
         let mut loaded = lock(&registry.loaded);
         if let Some(known) = loaded.get(&path) {
-            known.library.check_reserved(reserved)?;
-            return Ok(known.guard.clone());
+            let fits = known.library.check_reserved(reserved);
+            // One that never started was perhaps given the wrong text, and is not what the process has.
+            if known.guard.epoch() > 0 || known.library.has_reserved(reserved) {
+                return fits.map(|()| known.guard.clone());
+            }
         }
         let library = Arc::new(CryptokiModule::new(path.clone(), reserved)?);
         let guard = Arc::new(Self::new(library.clone(), registry.forked));
         tracing::info!(module = %path.display(), "PKCS#11 module loaded");
-        let known = loaded.entry(path).or_insert(Loaded { library, guard });
-        Ok(known.guard.clone())
+        let known = Loaded {
+            library,
+            guard: guard.clone(),
+        };
+        loaded.insert(path, known);
+        Ok(guard)
     }
 
     /// The guard of an implementation, which perhaps is not started.
@@ -194,6 +202,7 @@ impl Guard {
     }
 
     fn new(module: Arc<dyn Module>, forked: bool) -> Self {
+        watch();
         Self(Arc::new(Shared {
             module,
             pid: std::process::id(),
@@ -309,6 +318,7 @@ impl Guard {
     }
 
     fn initialize_in(&self, _turn: &Turn<'_>, rules: &Rules) -> Result<(), Error> {
+        let _call = Call::begin();
         let module = self.0.module.as_ref();
         let ours = match module.initialize() {
             Ok(()) => true,
@@ -370,6 +380,7 @@ impl Guard {
         shared.epoch.fetch_add(1, Ordering::SeqCst);
         shared.reloads.fetch_add(1, Ordering::Relaxed);
         count_reload();
+        let _call = Call::begin();
         if let Err(call) = shared.module.finalize() {
             tracing::debug!(error = %call, "the module could not be finalised");
         }
@@ -428,7 +439,7 @@ impl Guard {
             return Err(not_initialized(function));
         }
         self.0.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(&self.0.inside);
+        let inside = Inside(&self.0.inside, Call::begin());
         // After the counting: whoever closes looks at the count after that.
         if self.0.closed.load(Ordering::SeqCst) {
             return Err(not_initialized(function));
@@ -442,7 +453,10 @@ const fn not_initialized(function: &'static str) -> CallError {
 }
 
 /// A call in progress.
-struct Inside<'a>(&'a AtomicUsize);
+struct Inside<'a>(
+    &'a AtomicUsize,
+    #[allow(dead_code, reason = "ends when dropped")] Call,
+);
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {

@@ -9,10 +9,11 @@ mod library;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::attribute::{Attribute, AttributeKind, AttributeValue, Attributes, ObjectClass};
 pub(super) use self::library::CryptokiModule;
+use super::error::Error;
 pub use super::guard::{load, load_with};
 use super::pin::Pin;
 use super::rv::Rv;
@@ -283,6 +284,15 @@ impl SignMechanism {
             Self::HashRsaPkcsPss { digest, .. } => MechanismKind::HashRsaPkcsPss(digest),
         }
     }
+}
+
+/// The shared library at `path` without the guard that [`load`] puts before it, and not initialised: for tests that stand
+/// between the two.
+///
+/// # Errors
+/// [`Error::ModuleLoad`] when it is no module.
+pub fn library(path: &Path) -> Result<Arc<dyn Module>, Error> {
+    Ok(Arc::new(CryptokiModule::new(path.to_owned(), None)?))
 }
 
 /// A lock whose holder panicked guards nothing that could be half done here.

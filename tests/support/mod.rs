@@ -10,6 +10,10 @@
 )]
 
 pub mod celery;
+#[cfg(feature = "pkcs11")]
+pub mod fault;
+#[cfg(all(feature = "pkcs11", unix))]
+pub mod fork;
 #[cfg(feature = "software")]
 pub mod keys;
 #[cfg(feature = "pkcs11")]

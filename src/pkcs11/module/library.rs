@@ -55,6 +55,11 @@ impl CryptokiModule {
         })
     }
 
+    /// Whether it is initialised with exactly this text, or with none.
+    pub(crate) fn has_reserved(&self, wanted: Option<&str>) -> bool {
+        self.reserved.as_deref().map(CStr::to_bytes) == wanted.map(str::as_bytes)
+    }
+
     /// Refuses whoever wants the module with another text in `pReserved` than it was initialised with.
     pub(crate) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), Error> {
         let is = self.reserved.as_deref().map(CStr::to_bytes);
