@@ -1,0 +1,533 @@
+//! What a signer does when its token fails: recovery, deadlines, PINs, health.
+#![cfg(feature = "pkcs11")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    missing_docs
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use support::fault::{Fault, Faults, OTHER_KEY, faulty};
+use support::softhsm::{self, PIN, SoftHsm, Token};
+use taskseal::error::ErrorClass;
+use taskseal::pkcs11::{Builder, Error, Health, Pin, PinSource, Pkcs11Key, Rv};
+use taskseal::{SignError, SigningKey};
+
+/// What a call may take beyond its deadline, on a slow machine with others beside it.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A token with a key `k`, behind faults.
+fn token(hsm: &SoftHsm) -> (Token, Builder, Arc<Faults>) {
+    let token = hsm.token("lab");
+    token.generate(2048, "k");
+    let (module, faults) = faulty(hsm.module());
+    let builder = token
+        .builder()
+        .module_implementation(module)
+        .object_label("k");
+    (token, builder, faults)
+}
+
+fn sign(key: &Pkcs11Key) -> Result<(), SignError> {
+    let signature = key.sign_message(b"message")?;
+    assert!(
+        key.public_key()
+            .verifies(b"message", &signature, key.scheme())
+    );
+    Ok(())
+}
+
+fn eventually(what: &str, is: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Each answer that one of seven modules gave when another session had logged out, the key's handle was old or the
+/// backend was gone.
+#[test]
+fn any_failure_of_a_signature_costs_one_session_and_no_signature() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        // Its session keeps the login, which ends with the last one.
+        let _keeper = builder.open_key().unwrap();
+        let key = builder.max_sessions(1).open_key().unwrap();
+        for rv in [
+            Rv::OBJECT_HANDLE_INVALID,
+            Rv::GENERAL_ERROR,
+            Rv::KEY_TYPE_INCONSISTENT,
+            Rv::KEY_HANDLE_INVALID,
+            Rv::USER_NOT_LOGGED_IN,
+            Rv::OPERATION_ACTIVE,
+            Rv::DEVICE_ERROR,
+            Rv::DEVICE_MEMORY,
+            Rv::DEVICE_REMOVED,
+            Rv::HOST_MEMORY,
+            Rv::FUNCTION_FAILED,
+            Rv::TOKEN_NOT_PRESENT,
+            Rv::CRYPTOKI_NOT_INITIALIZED,
+            Rv(0xce53_4351),
+        ] {
+            let opened = faults.count("C_OpenSession");
+            faults.script("C_Sign", [Fault::Rv(rv)]);
+            sign(&key).unwrap_or_else(|error| panic!("{rv}: {error}"));
+            assert_eq!(faults.count("C_OpenSession"), opened + 1, "{rv}");
+        }
+        assert_eq!((faults.count("C_Finalize"), faults.open()), (0, 2));
+        assert_eq!(faults.count("C_Login"), 1);
+    });
+}
+
+/// tpm2-pkcs11: the session says that it is logged in, and signing says that nobody is.
+#[test]
+fn a_login_that_was_lost_unnoticed_is_made_again() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        // Its session keeps the login, which ends with the last one.
+        let _keeper = builder.open_key().unwrap();
+        let key = builder.max_sessions(1).open_key().unwrap();
+        faults.script("C_Sign", [Fault::Rv(Rv::USER_NOT_LOGGED_IN); 2]);
+        sign(&key).unwrap();
+        assert_eq!(faults.count("C_Login"), 2);
+        assert_eq!(
+            faults.answers("C_Login", "CKR_USER_ALREADY_LOGGED_IN"),
+            1,
+            "that answer is as good as a login"
+        );
+        assert_eq!(faults.count("C_Finalize"), 0);
+    });
+}
+
+/// The daemon or server was killed: every call fails until the module is initialised again (TPM, p11-kit; SoftHSM after
+/// its storage was away).
+#[test]
+fn a_module_that_fails_until_it_is_started_anew_is_started_anew_once_for_all() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder.max_sessions(4).open_key().unwrap();
+        for rv in [
+            Rv::GENERAL_ERROR,
+            Rv::DEVICE_ERROR,
+            Rv::OBJECT_HANDLE_INVALID,
+        ] {
+            let before = faults.count("C_Finalize");
+            faults.happens(Fault::Dead(rv));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| sign(&key).unwrap());
+                }
+            });
+            assert_eq!(faults.count("C_Finalize"), before + 1, "{rv}");
+            // The next one may be made at once only after the interval.
+            std::thread::sleep(Duration::from_millis(5100));
+        }
+        assert_eq!(key.statistics().reloads, 3);
+        assert_eq!(faults.answers("C_Login", "CKR_PIN_INCORRECT"), 0);
+        assert!(key.health().is_usable());
+        key.close().unwrap();
+        assert_eq!(faults.open(), 0);
+    });
+}
+
+#[test]
+fn a_module_is_started_anew_only_so_often() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let interval = Duration::from_millis(800);
+        let key = builder
+            .reload_interval(interval)
+            .deadline(Duration::from_secs(3))
+            .open_key()
+            .unwrap();
+        // Starting it anew does not help.
+        faults.always("C_Sign", Fault::Rv(Rv::DEVICE_ERROR));
+        let start = Instant::now();
+        let error = sign(&key).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::SessionLost, "{error}");
+        let possible = start.elapsed().as_millis() / interval.as_millis() + 1;
+        let made = faults.count("C_Finalize");
+        assert!(made >= 2, "only {made}");
+        assert!(made as u128 <= possible, "{made} in {:?}", start.elapsed());
+        let Health::Degraded { why, .. } = key.health() else {
+            panic!("{}", key.health())
+        };
+        assert!(why.contains("CKR_DEVICE_ERROR"), "{why}");
+        faults.clear();
+        sign(&key).unwrap();
+        assert!(key.health().is_usable());
+    });
+}
+
+#[test]
+fn a_module_that_must_not_be_started_anew_is_not() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder
+            .allow_reload(false)
+            .deadline(Duration::from_secs(1))
+            .open_key()
+            .unwrap();
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        assert!(sign(&key).is_err());
+        assert_eq!(faults.count("C_Finalize"), 0);
+    });
+}
+
+#[test]
+fn a_token_that_disappears_and_comes_back_costs_no_signature() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder
+            .reload_interval(Duration::from_millis(200))
+            .open_key()
+            .unwrap();
+        for absence in [
+            Fault::Away(Duration::from_millis(700)),
+            Fault::NoSlots(Duration::from_millis(700)),
+        ] {
+            faults.happens(absence);
+            // A kept session may still work while the slot list is empty.
+            faults.script("C_Sign", [Fault::Rv(Rv::DEVICE_REMOVED)]);
+            let start = Instant::now();
+            sign(&key).unwrap();
+            assert!(start.elapsed() >= Duration::from_millis(600), "{absence:?}");
+        }
+    });
+}
+
+/// p11-kit whose server is away: `C_Initialize` works and shows nothing, until the next one.
+#[test]
+fn a_start_that_shows_no_slots_is_repeated() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder
+            .reload_interval(Duration::from_millis(300))
+            .open_key()
+            .unwrap();
+        faults.script("C_Initialize", [Fault::Blind]);
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        sign(&key).unwrap();
+        assert_eq!(faults.count("C_Finalize"), 2);
+    });
+}
+
+/// openCryptoki without its daemon, SoftHSM without its files: the module stays uninitialised, and later it works.
+#[test]
+fn a_start_that_fails_is_repeated_until_it_works() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder.open_key().unwrap();
+        faults.script(
+            "C_Initialize",
+            [
+                Rv::HOST_MEMORY,
+                Rv::FUNCTION_FAILED,
+                Rv::GENERAL_ERROR,
+                Rv(0xce53_4351),
+            ]
+            .map(Fault::Rv),
+        );
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        sign(&key).unwrap();
+        assert_eq!(faults.count("C_Finalize"), 1);
+    });
+}
+
+/// Kryoptic makes a new, empty store when its own is away: the key is not found.
+#[test]
+fn a_key_that_is_not_there_for_a_while_costs_no_signature() {
+    softhsm::test(|hsm| {
+        let (token, builder, _) = token(hsm);
+        let key = builder
+            .reload_interval(Duration::from_millis(200))
+            .open_key()
+            .unwrap();
+        let path = hsm.directory().join("tokens");
+        let aside = hsm.directory().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        std::thread::scope(|scope| {
+            let back = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(800));
+                std::fs::remove_dir_all(&path).unwrap();
+                std::fs::rename(&aside, &path).unwrap();
+            });
+            sign(&key).unwrap();
+            back.join().unwrap();
+        });
+        assert!(token.builder().token().is_ok());
+    });
+}
+
+/// Kryoptic was seen to sign with another key through a handle from before.
+#[test]
+fn wrong_signatures_are_thrown_away_and_made_again() {
+    softhsm::test(|hsm| {
+        let (token, builder, faults) = token(hsm);
+        token.generate(2048, OTHER_KEY);
+        let key = builder.open_key().unwrap();
+        for fault in [Fault::OtherKey, Fault::Short, Fault::Long] {
+            faults.script("C_Sign", [fault]);
+            sign(&key).unwrap();
+            faults.script("C_Sign", [fault; 3]);
+            sign(&key).unwrap();
+        }
+        assert_eq!(key.statistics().retries, 12);
+    });
+}
+
+#[test]
+fn a_call_that_hangs_is_written_off_and_its_late_answer_is_thrown_away() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let deadline = Duration::from_millis(300);
+        let key = builder
+            .max_sessions(2)
+            .max_stuck(2)
+            .deadline(deadline)
+            .open_key()
+            .unwrap();
+        faults.script("C_Sign", [Fault::Hang, Fault::Hang]);
+        for stuck in 1..=2 {
+            let start = Instant::now();
+            let error = sign(&key).unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Timeout, "{error}");
+            assert!(start.elapsed() >= deadline && start.elapsed() < deadline + SLACK);
+            assert_eq!(
+                (key.statistics().stuck_calls, faults.hanging()),
+                (stuck, stuck)
+            );
+        }
+        // Not one more thread.
+        let start = Instant::now();
+        let error = sign(&key).unwrap_err();
+        assert!(
+            matches!(&error, SignError::Token(Error::Stuck { stuck: 2, .. })),
+            "{error}"
+        );
+        assert_eq!(error.class(), ErrorClass::Busy);
+        assert!(start.elapsed() < deadline, "{:?}", start.elapsed());
+        faults.release();
+        eventually("the calls come back", || key.statistics().stuck_calls == 0);
+        sign(&key).unwrap();
+        key.close().unwrap();
+        assert_eq!(faults.open(), 0);
+    });
+}
+
+/// What `C_Finalize` does to a call in progress is undefined.
+#[test]
+fn a_module_is_not_started_anew_under_a_call_that_hangs() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder
+            .deadline(Duration::from_millis(700))
+            .open_key()
+            .unwrap();
+        faults.script("C_Sign", [Fault::Hang]);
+        assert_eq!(sign(&key).unwrap_err().class(), ErrorClass::Timeout);
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        assert!(sign(&key).unwrap_err().class().is_retryable());
+        assert_eq!(faults.count("C_Finalize"), 0);
+        faults.release();
+        eventually("the call comes back", || key.statistics().stuck_calls == 0);
+        sign(&key).unwrap();
+        assert_eq!(faults.count("C_Finalize"), 1);
+    });
+}
+
+/// Whatever call hangs: opening, logging in, finding, finalising, initialising.
+#[test]
+fn every_call_that_hangs_keeps_to_the_deadline() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let deadline = Duration::from_millis(600);
+        let builder = builder
+            .max_sessions(3)
+            .max_stuck(100)
+            .reload_interval(Duration::ZERO)
+            .deadline(deadline);
+        for function in [
+            "C_OpenSession",
+            "C_GetTokenInfo",
+            "C_GetSlotList",
+            "C_FindObjects",
+            "C_GetAttributeValue",
+            "C_Login",
+            "C_Finalize",
+            "C_Initialize",
+        ] {
+            let key = builder.open_key().unwrap();
+            faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+            faults.script(function, [Fault::Hang]);
+            std::thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        let start = Instant::now();
+                        let result = sign(&key);
+                        assert!(
+                            start.elapsed() < deadline + SLACK,
+                            "{function}: {:?}",
+                            start.elapsed()
+                        );
+                        if let Err(error) = result {
+                            assert!(error.class().is_retryable(), "{function}: {error}");
+                        }
+                    });
+                }
+            });
+            let start = Instant::now();
+            drop(key);
+            assert!(
+                start.elapsed() < SLACK,
+                "{function}: dropping took {:?}",
+                start.elapsed()
+            );
+            faults.clear();
+            faults.release();
+            eventually(function, || faults.hanging() == 0 && faults.open() == 0);
+            eventually(function, || {
+                builder.open_key().is_ok_and(|key| sign(&key).is_ok())
+            });
+        }
+    });
+}
+
+#[test]
+fn a_wrong_pin_costs_one_try_although_every_thread_tries_again() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let file = hsm.directory().join("pin");
+        std::fs::write(&file, PIN).unwrap();
+        let key = builder
+            .pin(PinSource::File(file.clone()))
+            .max_sessions(8)
+            .reload_interval(Duration::ZERO)
+            .deadline(Duration::from_secs(5))
+            .open_key()
+            .unwrap();
+        std::fs::write(&file, "00000000").unwrap();
+        // The login is lost with the module.
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let error = sign(&key).unwrap_err();
+                        assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+                    }
+                });
+            }
+        });
+        assert_eq!(faults.answers("C_Login", "CKR_PIN_INCORRECT"), 1);
+        let Health::Failed { why, .. } = key.health() else {
+            panic!("{}", key.health())
+        };
+        assert!(why.contains("CKR_PIN_INCORRECT"), "{why}");
+        assert_eq!(key.statistics().failures(ErrorClass::Credential), 40);
+        // Somebody provides another PIN.
+        std::fs::write(&file, PIN).unwrap();
+        sign(&key).unwrap();
+        assert!(key.health().is_usable());
+        assert_eq!(faults.answers("C_Login", "CKR_PIN_INCORRECT"), 1);
+    });
+}
+
+/// Each value by which a token refuses a PIN ends all tries with this one.
+#[test]
+fn locked_and_expired_pins_are_not_tried_again() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        for (number, rv) in [
+            Rv::PIN_INCORRECT,
+            Rv::PIN_LOCKED,
+            Rv::PIN_EXPIRED,
+            Rv::PIN_INVALID,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            faults.script("C_Login", [Fault::Rv(rv)]);
+            let pin = Pin::new(format!("1111111{number}")).unwrap();
+            let wrong = builder.clone().pin(PinSource::Value(pin));
+            for _ in 0..3 {
+                let error = wrong.open_key().unwrap_err();
+                assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+            }
+            assert_eq!(faults.count("C_Login"), number + 1, "{rv}");
+        }
+    });
+}
+
+#[test]
+fn what_a_change_must_put_right_is_said_at_once() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder.open_key().unwrap();
+        for rv in [
+            Rv::DATA_LEN_RANGE,
+            Rv::ARGUMENTS_BAD,
+            Rv::KEY_FUNCTION_NOT_PERMITTED,
+            Rv::MECHANISM_INVALID,
+        ] {
+            let asked = faults.count("C_Sign");
+            faults.script("C_Sign", [Fault::Rv(rv); 2]);
+            assert_eq!(
+                sign(&key).unwrap_err().class(),
+                ErrorClass::Permanent,
+                "{rv}"
+            );
+            assert_eq!(faults.count("C_Sign"), asked + 1, "{rv}");
+            assert!(matches!(key.health(), Health::Failed { .. }));
+            assert!(sign(&key).is_err());
+        }
+        sign(&key).unwrap();
+        let statistics = key.statistics();
+        assert_eq!((statistics.signatures, statistics.reloads), (1, 0));
+        assert_eq!(statistics.failures(ErrorClass::Permanent), 8);
+        assert_eq!(statistics.token_time.count(), 1);
+        assert!(statistics.token_time.sum > Duration::ZERO);
+    });
+}
+
+/// Others hold all sessions of the token: neither their login nor the module is touched.
+#[test]
+fn a_full_token_is_waited_for_and_not_started_anew() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        // Its session keeps the login, which ends with the last one.
+        let _keeper = builder.open_key().unwrap();
+        let key = builder.open_key().unwrap();
+        faults.script("C_Sign", [Fault::LoseSession]);
+        faults.script("C_OpenSession", [Fault::Rv(Rv::SESSION_COUNT); 4]);
+        sign(&key).unwrap();
+        assert_eq!(
+            (faults.count("C_Finalize"), faults.count("C_Login")),
+            (0, 1)
+        );
+    });
+}
+
+#[test]
+fn a_closed_key_signs_no_more_and_leaves_nothing_open() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder.max_sessions(4).open_key().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10).for_each(|_| sign(&key).unwrap()));
+            }
+        });
+        key.close().unwrap();
+        assert_eq!(faults.open(), 0);
+        assert!(matches!(sign(&key), Err(SignError::Token(Error::Closed))));
+        key.close().unwrap();
+    });
+}
