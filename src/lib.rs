@@ -50,6 +50,7 @@
 //! |---|---|---|
 //! | `pkcs11` | yes | keys on PKCS#11 tokens |
 //! | `software` | yes | keys in memory |
+//! | `metrics` | no | counts and times of keys on tokens through the facade `metrics` |
 //!
 //! With `default-features = false, features = ["pkcs11"]` no code that loads or generates a private key in memory is
 //! compiled in. A test proves it.

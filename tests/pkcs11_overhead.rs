@@ -93,7 +93,7 @@ fn sealing_costs_little_beside_the_bare_calls() {
             ratios.sort_by(f64::total_cmp);
             let median = ratios[ratios.len() / 2];
             eprintln!(
-                "{threads} threads: {without:.0}/s bare, {with:.0}/s sealed, median of the ratios {median:.3}"
+                "overhead: {threads} threads: {without:.0}/s bare, {with:.0}/s sealed, median of the ratios {median:.3}"
             );
             assert!(median >= 0.92, "{ratios:?}");
         }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::process::PerProcess;
 use super::token::TokenInfo;
 
 /// A PIN. Cleared from memory when dropped; never shown by `Debug`.
@@ -38,8 +39,8 @@ impl Pin {
 
     /// What is remembered of a PIN that a token refused: a hash with a salt that lives as long as the process.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        static SALT: OnceLock<[u8; 32]> = OnceLock::new();
-        let salt = SALT.get_or_init(|| {
+        static SALT: PerProcess<[u8; 32]> = PerProcess::new();
+        let salt = SALT.get_or(|_| {
             let mut salt = [0; 32];
             // Without randomness the fingerprint still tells PINs apart, which is all it has to do.
             let _ = aws_lc_rs::rand::fill(&mut salt);

@@ -26,6 +26,9 @@ pub const SO_PIN: &str = "87654321";
 /// How long a test may take, on a slow machine with others beside it; `TASKSEAL_TEST_SECONDS` says otherwise.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// How the lines begin that a test that passed shows.
+const SHOWN: [&str; 3] = ["skipped: ", "soak: ", "overhead: "];
+
 const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
 
 /// Runs `test` in a process of its own with an empty token store. Says so and passes when there is no SoftHSM, except
@@ -102,7 +105,10 @@ pub fn run_again(name: &str, directory: &Path, variables: &[(&str, &OsStr)]) {
     assert!(passed, "{name}: {ended}\n{out}\n{err}");
     // What it says of skipped tests goes past the capture of output, as here. What a module logs is of no interest then.
     let mut stderr = std::io::stderr();
-    for line in err.lines().filter(|line| line.starts_with("skipped: ")) {
+    for line in err
+        .lines()
+        .filter(|line| SHOWN.iter().any(|start| line.starts_with(start)))
+    {
         writeln!(stderr, "{line}").unwrap();
     }
 }
