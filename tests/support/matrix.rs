@@ -92,7 +92,8 @@ impl Fixture {
     /// * `digest`, `max`: the path that a salt of digest length and the maximum take, `pss` or `host`
     /// * `lock`: which wrong PIN in a row is answered with `CKR_PIN_LOCKED`, or `never`
     /// * `destroyed=signs`: it goes on signing with a key that was destroyed
-    /// * `logout=own`: another user's logout does not reach our sessions
+    /// * `logout=own`: what other parts of the process do does not reach our sessions
+    /// * `fork=refused`: a forked child gets an error
     pub fn expects(&self, name: &str) -> Option<&str> {
         let mut words = self.expect.split_whitespace();
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))

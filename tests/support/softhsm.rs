@@ -27,7 +27,7 @@ pub const SO_PIN: &str = "87654321";
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How the lines begin that a test that passed shows.
-const SHOWN: [&str; 3] = ["skipped: ", "soak: ", "overhead: "];
+const SHOWN: [&str; 4] = ["skipped: ", "soak: ", "overhead: ", "measured: "];
 
 const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
 
@@ -103,7 +103,7 @@ pub fn run_again(name: &str, directory: &Path, variables: &[(&str, &OsStr)]) {
         status.to_string()
     });
     assert!(passed, "{name}: {ended}\n{out}\n{err}");
-    // What it says of skipped tests goes past the capture of output, as here. What a module logs is of no interest then.
+    // What it says of skipped tests and of times goes past the capture of output. What a module logs is of no interest.
     let mut stderr = std::io::stderr();
     for line in err
         .lines()

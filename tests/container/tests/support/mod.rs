@@ -62,6 +62,8 @@ pub fn test<F: FnOnce(&World)>(test: F) {
             (DIRECTORY, directory.path().as_os_str()),
             (IMAGE, OsStr::new(image)),
             ("P11_KIT_SERVER_ADDRESS", OsStr::new(&address)),
+            // Where p11-kit-proxy finds what else to load.
+            ("XDG_CONFIG_HOME", directory.path().as_os_str()),
         ],
     );
 }
@@ -70,8 +72,10 @@ pub fn test<F: FnOnce(&World)>(test: F) {
 fn image() -> Result<&'static str, &'static str> {
     static IMAGE_NAME: OnceLock<Result<String, String>> = OnceLock::new();
     let made = IMAGE_NAME.get_or_init(|| {
-        if client_module().is_none() {
-            return Err("no p11-kit-client.so; install p11-kit-modules".to_owned());
+        for (file, package) in [(CLIENT, "p11-kit-modules"), (PROXY, "libp11-kit0")] {
+            if module(file).is_none() {
+                return Err(format!("no {file}; install {package}"));
+            }
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/softhsm-image");
         let output = Command::new(script).output().map_err(|e| e.to_string())?;
@@ -85,14 +89,16 @@ fn image() -> Result<&'static str, &'static str> {
     made.as_deref().map_err(String::as_str)
 }
 
-fn client_module() -> Option<PathBuf> {
-    let multiarch = format!(
-        "/usr/lib/{}-linux-gnu/pkcs11/p11-kit-client.so",
-        std::env::consts::ARCH
-    );
-    [multiarch.as_str(), "/usr/lib64/pkcs11/p11-kit-client.so"]
+/// Speaks to the one socket that the environment names.
+const CLIENT: &str = "pkcs11/p11-kit-client.so";
+/// Speaks to every socket in its configuration.
+const PROXY: &str = "p11-kit-proxy.so";
+
+fn module(file: &str) -> Option<PathBuf> {
+    let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    [multiarch.as_str(), "/usr/lib64"]
         .into_iter()
-        .map(PathBuf::from)
+        .map(|directory| Path::new(directory).join(file))
         .find(|path| path.is_file())
 }
 
@@ -129,8 +135,23 @@ impl World {
 
     /// A builder with the module, the token and the PIN.
     pub fn builder(&self) -> Builder {
+        Self::builder_through(CLIENT)
+    }
+
+    /// A builder for the key of this server, whatever [`use_server`](Self::use_server) says: through another module, so that
+    /// one process has two servers at once.
+    pub fn builder_for(&self, server: &Server) -> Builder {
+        let modules = self.directory.join("pkcs11/modules");
+        std::fs::create_dir_all(&modules).unwrap();
+        let socket = server.shared.join("socket");
+        let text = format!("remote: unix:path={}\n", socket.display());
+        std::fs::write(modules.join("server.module"), text).unwrap();
+        Self::builder_through(PROXY)
+    }
+
+    fn builder_through(file: &str) -> Builder {
         Builder::new()
-            .module_path(client_module().unwrap())
+            .module_path(module(file).unwrap())
             .token_label(LABEL)
             .object_label(LABEL)
             .pin(PinSource::Value(Pin::new(PIN).unwrap()))
