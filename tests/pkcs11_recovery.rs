@@ -10,12 +10,15 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use support::fault::{Fault, Faults, OTHER_KEY, faulty};
 use support::softhsm::{self, PIN, SoftHsm, Token};
 use taskseal::error::ErrorClass;
-use taskseal::pkcs11::{Builder, Error, Health, Pin, PinSource, Pkcs11Key, Rv};
+use taskseal::pkcs11::{
+    Builder, Error, Health, Pin, PinSource, Pkcs11Key, Rv, forget_refused_pins,
+};
 use taskseal::{SignError, SigningKey};
 
 /// What a call may take beyond its deadline, on a slow machine with others beside it.
@@ -463,6 +466,41 @@ fn locked_and_expired_pins_are_not_tried_again() {
             }
             assert_eq!(faults.count("C_Login"), number + 1, "{rv}");
         }
+    });
+}
+
+/// Each try is a prompt on the token, and a mistake there costs a try too.
+#[test]
+fn a_pin_pad_does_not_ask_again_by_itself_after_a_mistake() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        faults.pin_pad.store(true, Ordering::SeqCst);
+        faults.always("C_Login", Fault::Rv(Rv::PIN_INCORRECT));
+        let builder = builder.pin(PinSource::None);
+        for prompts in 1..=2 {
+            for _ in 0..3 {
+                let error = builder.open_key().unwrap_err();
+                assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+            }
+            assert_eq!(faults.count("C_Login"), prompts);
+            forget_refused_pins();
+        }
+    });
+}
+
+#[test]
+fn a_pin_callback_that_panics_is_an_error_and_costs_nothing_else() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let panics = builder
+            .clone()
+            .pin(PinSource::callback(|_| panic!("nobody is there")));
+        for _ in 0..2 {
+            let error = panics.open_key().unwrap_err();
+            assert!(matches!(error, Error::Panicked), "{error}");
+        }
+        assert_eq!((faults.count("C_Login"), faults.open()), (0, 0));
+        sign(&builder.open_key().unwrap()).unwrap();
     });
 }
 

@@ -6,6 +6,8 @@
 //!   number may be somebody else's by then.
 //! * In a forked child nothing is called on what the parent opened. The child has guards of its own.
 
+mod calls;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,18 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use self::calls::GuardedSession;
 use super::builder::Builder;
 use super::error::Error;
 use super::fork::{Call, watch};
 use super::health::count_reload;
-use super::module::{
-    Attribute, AttributeKind, Attributes, CallError, CryptokiModule, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, lock,
-};
-use super::pin::Pin;
+use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
 use super::process::{Deadline, PerProcess, TimedLock};
 use super::rv::Rv;
-use super::token::TokenInfo;
 
 /// A module of this process. Cheap to clone.
 #[derive(Clone)]
@@ -343,8 +341,10 @@ impl Guard {
                 true
             }
             Err(call) if call.is(Rv::CRYPTOKI_ALREADY_INITIALIZED) => {
-                tracing::debug!(module = %self.path().display(), "the module was initialised by somebody else before");
-                false
+                // Not by somebody else if it was ours before and C_Finalize failed.
+                let ours = self.state().ours;
+                tracing::debug!(module = %self.path().display(), ours, "the module was initialised before");
+                ours
             }
             Err(call) => return Err(self.load_error(&call)),
         };
@@ -481,196 +481,5 @@ impl fmt::Debug for Guard {
             .field("pid", &self.0.pid)
             .field("epoch", &self.epoch())
             .finish_non_exhaustive()
-    }
-}
-
-impl Module for Guard {
-    fn path(&self) -> &Path {
-        self.0.module.path()
-    }
-
-    fn initialize(&self) -> Result<(), CallError> {
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
-        self.start(&Rules::default(), deadline)
-            .map_err(|error| match error {
-                Error::ModuleStart { call, .. } => call,
-                _ => CallError::new("C_Initialize", Rv::FUNCTION_CANCELED),
-            })
-    }
-
-    fn finalize(&self) -> Result<(), CallError> {
-        const NAME: &str = "C_Finalize";
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
-        let canceled = CallError::new(NAME, Rv::FUNCTION_CANCELED);
-        let Ok(turn) = self.take_turn(deadline, |state| !state.running) else {
-            return Err(canceled);
-        };
-        let turn = turn.ok_or(not_initialized(NAME))?;
-        let ours = self.state().ours;
-        if ours && self.finalize_in(&turn, deadline) {
-            Ok(())
-        } else {
-            Err(canceled)
-        }
-    }
-
-    fn library(&self) -> Result<LibraryInfo, CallError> {
-        let _inside = self.enter("C_GetInfo")?;
-        self.0.module.library()
-    }
-
-    fn slots(&self) -> Result<Vec<u64>, CallError> {
-        let _inside = self.enter("C_GetSlotList")?;
-        self.0.module.slots()
-    }
-
-    fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
-        let _inside = self.enter("C_GetSlotInfo")?;
-        self.0.module.slot(slot)
-    }
-
-    fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
-        let _inside = self.enter("C_GetTokenInfo")?;
-        self.0.module.token(slot)
-    }
-
-    fn mechanism(
-        &self,
-        slot: u64,
-        kind: MechanismKind,
-    ) -> Result<Option<MechanismInfo>, CallError> {
-        let _inside = self.enter("C_GetMechanismInfo")?;
-        self.0.module.mechanism(slot, kind)
-    }
-
-    fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
-        self.open(slot, writable, Deadline::after(Builder::DEFAULT_DEADLINE))
-    }
-
-    fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
-        let _inside = self.enter("C_InitToken")?;
-        self.0.module.init_token(slot, so_pin, label)
-    }
-}
-
-/// A session that knows its epoch and its process. Closed when dropped, if it is still its own.
-struct GuardedSession {
-    /// `None` only while it is dropped.
-    session: Option<Box<dyn ModuleSession>>,
-    guard: Guard,
-    epoch: u64,
-}
-
-impl GuardedSession {
-    fn call<T>(
-        &self,
-        function: &'static str,
-        call: impl FnOnce(&dyn ModuleSession) -> Result<T, CallError>,
-    ) -> Result<T, CallError> {
-        let _inside = self.guard.enter(function)?;
-        match &self.session {
-            Some(session) if self.epoch == self.guard.epoch() => call(session.as_ref()),
-            _ => Err(CallError::new(function, Rv::SESSION_HANDLE_INVALID)),
-        }
-    }
-
-    fn shut(&mut self) -> Result<(), CallError> {
-        const NAME: &str = "C_CloseSession";
-        let Some(session) = self.session.take() else {
-            return Ok(());
-        };
-        if self.guard.0.pid != std::process::id() {
-            // The parent's. Closing it here would break it there (measured on a TPM), and its locks may be held.
-            std::mem::forget(session);
-            return Ok(());
-        }
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
-        let Some(_one_at_a_time) = self.guard.0.sessions.lock(deadline) else {
-            return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
-        };
-        let _inside = self.guard.enter(NAME)?;
-        if self.epoch != self.guard.epoch() {
-            return Ok(());
-        }
-        session.close()
-    }
-}
-
-impl Drop for GuardedSession {
-    fn drop(&mut self) {
-        if let Err(error) = self.shut() {
-            tracing::debug!(%error, "a session could not be closed");
-        }
-    }
-}
-
-impl ModuleSession for GuardedSession {
-    fn close(mut self: Box<Self>) -> Result<(), CallError> {
-        self.shut()
-    }
-
-    fn user_is_logged_in(&self) -> Result<bool, CallError> {
-        self.call("C_GetSessionInfo", |session| session.user_is_logged_in())
-    }
-
-    fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
-        self.call("C_Login", |session| session.login(user, pin))
-    }
-
-    fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
-        self.call("C_InitPIN", |session| session.init_pin(pin))
-    }
-
-    fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
-        self.call("C_FindObjects", |session| session.find(template))
-    }
-
-    fn attributes(
-        &self,
-        object: ObjectHandle,
-        kinds: &[AttributeKind],
-    ) -> Result<Attributes, CallError> {
-        self.call("C_GetAttributeValue", |session| {
-            session.attributes(object, kinds)
-        })
-    }
-
-    fn sign(
-        &self,
-        mechanism: SignMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.call("C_Sign", |session| session.sign(mechanism, key, data))
-    }
-
-    fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
-        self.call("C_SignInit", |session| session.sign_init(mechanism, key))
-    }
-
-    fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
-        self.call("C_SignUpdate", |session| session.sign_update(data))
-    }
-
-    fn sign_final(&self) -> Result<Vec<u8>, CallError> {
-        self.call("C_SignFinal", |session| session.sign_final())
-    }
-
-    fn generate_rsa(
-        &self,
-        public: &[Attribute],
-        private: &[Attribute],
-    ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
-        self.call("C_GenerateKeyPair", |session| {
-            session.generate_rsa(public, private)
-        })
-    }
-
-    fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
-        self.call("C_CreateObject", |session| session.create(template))
-    }
-
-    fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
-        self.call("C_DestroyObject", |session| session.destroy(object))
     }
 }

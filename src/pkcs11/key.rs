@@ -284,7 +284,12 @@ fn choose_path(
         match result {
             Ok(Ok(_)) => return Ok(path),
             Ok(Err(reason)) => tried.push(reason),
-            Err(error) if matches!(error.class(), ErrorClass::Credential | ErrorClass::Timeout) => {
+            Err(error)
+                if matches!(
+                    error.class(),
+                    ErrorClass::Credential | ErrorClass::Timeout | ErrorClass::Busy
+                ) =>
+            {
                 return Err(error);
             }
             Err(error) => {

@@ -171,7 +171,12 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.pool.state);
         match self.worker.take() {
-            Some(worker) => state.idle.push(worker),
+            Some(worker) => {
+                if state.closed {
+                    worker.quit();
+                }
+                state.idle.push(worker);
+            }
             None => state.open = state.open.saturating_sub(1),
         }
         let closed = state.closed;

@@ -65,7 +65,9 @@ impl<S: Default + Send + 'static> Worker<S> {
                 let mut state = S::default();
                 while let Some(job) = theirs.next_job() {
                     // A panic (of a PIN callback) ends the job without an answer, not the thread.
-                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut state)));
+                    if catch_unwind(AssertUnwindSafe(|| job(&mut state))).is_err() {
+                        state = S::default();
+                    }
                     if let Some(written_off) = theirs.finish() {
                         drop(state);
                         return written_off();

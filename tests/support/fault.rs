@@ -93,6 +93,8 @@ impl Chance {
 pub struct Faults {
     plan: Mutex<Plan>,
     blind: AtomicBool,
+    /// The token has a PIN pad.
+    pub pin_pad: AtomicBool,
     open: AtomicUsize,
     most_open: AtomicUsize,
     /// Counts the token's absences; sessions from before one are gone.
@@ -311,7 +313,9 @@ impl Module for FaultModule {
 
     fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
         self.before("C_GetTokenInfo")?;
-        self.inner.token(slot)
+        let mut info = self.inner.token(slot)?;
+        info.flags.protected_authentication_path = self.faults.pin_pad.load(Ordering::SeqCst);
+        Ok(info)
     }
 
     fn mechanism(

@@ -1,0 +1,206 @@
+//! The calls that go through a guard: those of the module, and those of its sessions.
+
+use std::path::Path;
+
+use super::{Guard, Rules, not_initialized};
+use crate::pkcs11::builder::Builder;
+use crate::pkcs11::error::Error;
+use crate::pkcs11::module::{
+    Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo, MechanismKind,
+    Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
+};
+use crate::pkcs11::pin::Pin;
+use crate::pkcs11::process::Deadline;
+use crate::pkcs11::rv::Rv;
+use crate::pkcs11::token::TokenInfo;
+
+impl Module for Guard {
+    fn path(&self) -> &Path {
+        self.0.module.path()
+    }
+
+    fn initialize(&self) -> Result<(), CallError> {
+        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        self.start(&Rules::default(), deadline)
+            .map_err(|error| match error {
+                Error::ModuleStart { call, .. } => call,
+                _ => CallError::new("C_Initialize", Rv::FUNCTION_CANCELED),
+            })
+    }
+
+    fn finalize(&self) -> Result<(), CallError> {
+        const NAME: &str = "C_Finalize";
+        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        let canceled = CallError::new(NAME, Rv::FUNCTION_CANCELED);
+        let Ok(turn) = self.take_turn(deadline, |state| !state.running) else {
+            return Err(canceled);
+        };
+        let turn = turn.ok_or(not_initialized(NAME))?;
+        let ours = self.state().ours;
+        if ours && self.finalize_in(&turn, deadline) {
+            Ok(())
+        } else {
+            Err(canceled)
+        }
+    }
+
+    fn library(&self) -> Result<LibraryInfo, CallError> {
+        let _inside = self.enter("C_GetInfo")?;
+        self.0.module.library()
+    }
+
+    fn slots(&self) -> Result<Vec<u64>, CallError> {
+        let _inside = self.enter("C_GetSlotList")?;
+        self.0.module.slots()
+    }
+
+    fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
+        let _inside = self.enter("C_GetSlotInfo")?;
+        self.0.module.slot(slot)
+    }
+
+    fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
+        let _inside = self.enter("C_GetTokenInfo")?;
+        self.0.module.token(slot)
+    }
+
+    fn mechanism(
+        &self,
+        slot: u64,
+        kind: MechanismKind,
+    ) -> Result<Option<MechanismInfo>, CallError> {
+        let _inside = self.enter("C_GetMechanismInfo")?;
+        self.0.module.mechanism(slot, kind)
+    }
+
+    fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
+        self.open(slot, writable, Deadline::after(Builder::DEFAULT_DEADLINE))
+    }
+
+    fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
+        let _inside = self.enter("C_InitToken")?;
+        self.0.module.init_token(slot, so_pin, label)
+    }
+}
+
+/// A session that knows its epoch and its process. Closed when dropped, if it is still its own.
+pub(super) struct GuardedSession {
+    /// `None` only while it is dropped.
+    pub(super) session: Option<Box<dyn ModuleSession>>,
+    pub(super) guard: Guard,
+    pub(super) epoch: u64,
+}
+
+impl GuardedSession {
+    fn call<T>(
+        &self,
+        function: &'static str,
+        call: impl FnOnce(&dyn ModuleSession) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let _inside = self.guard.enter(function)?;
+        match &self.session {
+            Some(session) if self.epoch == self.guard.epoch() => call(session.as_ref()),
+            _ => Err(CallError::new(function, Rv::SESSION_HANDLE_INVALID)),
+        }
+    }
+
+    fn shut(&mut self) -> Result<(), CallError> {
+        const NAME: &str = "C_CloseSession";
+        let Some(session) = self.session.take() else {
+            return Ok(());
+        };
+        if self.guard.0.pid != std::process::id() {
+            // The parent's. Closing it here would break it there (measured on a TPM), and its locks may be held.
+            std::mem::forget(session);
+            return Ok(());
+        }
+        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        let Some(_one_at_a_time) = self.guard.0.sessions.lock(deadline) else {
+            return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
+        };
+        let _inside = self.guard.enter(NAME)?;
+        if self.epoch != self.guard.epoch() {
+            return Ok(());
+        }
+        session.close()
+    }
+}
+
+impl Drop for GuardedSession {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut() {
+            tracing::debug!(%error, "a session could not be closed");
+        }
+    }
+}
+
+impl ModuleSession for GuardedSession {
+    fn close(mut self: Box<Self>) -> Result<(), CallError> {
+        self.shut()
+    }
+
+    fn user_is_logged_in(&self) -> Result<bool, CallError> {
+        self.call("C_GetSessionInfo", |session| session.user_is_logged_in())
+    }
+
+    fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
+        self.call("C_Login", |session| session.login(user, pin))
+    }
+
+    fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
+        self.call("C_InitPIN", |session| session.init_pin(pin))
+    }
+
+    fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
+        self.call("C_FindObjects", |session| session.find(template))
+    }
+
+    fn attributes(
+        &self,
+        object: ObjectHandle,
+        kinds: &[AttributeKind],
+    ) -> Result<Attributes, CallError> {
+        self.call("C_GetAttributeValue", |session| {
+            session.attributes(object, kinds)
+        })
+    }
+
+    fn sign(
+        &self,
+        mechanism: SignMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.call("C_Sign", |session| session.sign(mechanism, key, data))
+    }
+
+    fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
+        self.call("C_SignInit", |session| session.sign_init(mechanism, key))
+    }
+
+    fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
+        self.call("C_SignUpdate", |session| session.sign_update(data))
+    }
+
+    fn sign_final(&self) -> Result<Vec<u8>, CallError> {
+        self.call("C_SignFinal", |session| session.sign_final())
+    }
+
+    fn generate_rsa(
+        &self,
+        public: &[Attribute],
+        private: &[Attribute],
+    ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
+        self.call("C_GenerateKeyPair", |session| {
+            session.generate_rsa(public, private)
+        })
+    }
+
+    fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
+        self.call("C_CreateObject", |session| session.create(template))
+    }
+
+    fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
+        self.call("C_DestroyObject", |session| session.destroy(object))
+    }
+}
