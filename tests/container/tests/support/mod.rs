@@ -61,9 +61,7 @@ pub fn test<F: FnOnce(&World)>(test: F) {
         &[
             (DIRECTORY, directory.path().as_os_str()),
             (IMAGE, OsStr::new(image)),
-            ("P11_KIT_SERVER_ADDRESS", OsStr::new(&address)),
-            // Where p11-kit-proxy finds what else to load.
-            ("XDG_CONFIG_HOME", directory.path().as_os_str()),
+            (ADDRESS, OsStr::new(&address)),
         ],
     );
 }
@@ -72,10 +70,8 @@ pub fn test<F: FnOnce(&World)>(test: F) {
 fn image() -> Result<&'static str, &'static str> {
     static IMAGE_NAME: OnceLock<Result<String, String>> = OnceLock::new();
     let made = IMAGE_NAME.get_or_init(|| {
-        for (file, package) in [(CLIENT, "p11-kit-modules"), (PROXY, "libp11-kit0")] {
-            if module(file).is_none() {
-                return Err(format!("no {file}; install {package}"));
-            }
+        if client_module().is_none() {
+            return Err("no p11-kit-client.so; install p11-kit-modules".to_owned());
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/softhsm-image");
         let output = Command::new(script).output().map_err(|e| e.to_string())?;
@@ -89,16 +85,14 @@ fn image() -> Result<&'static str, &'static str> {
     made.as_deref().map_err(String::as_str)
 }
 
-/// Speaks to the one socket that the environment names.
-const CLIENT: &str = "pkcs11/p11-kit-client.so";
-/// Speaks to every socket in its configuration.
-const PROXY: &str = "p11-kit-proxy.so";
+/// Names the socket that p11-kit-client speaks to from the moment when it is loaded.
+const ADDRESS: &str = "P11_KIT_SERVER_ADDRESS";
 
-fn module(file: &str) -> Option<PathBuf> {
+fn client_module() -> Option<PathBuf> {
     let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     [multiarch.as_str(), "/usr/lib64"]
         .into_iter()
-        .map(|directory| Path::new(directory).join(file))
+        .map(|directory| Path::new(directory).join("pkcs11/p11-kit-client.so"))
         .find(|path| path.is_file())
 }
 
@@ -135,23 +129,28 @@ impl World {
 
     /// A builder with the module, the token and the PIN.
     pub fn builder(&self) -> Builder {
-        Self::builder_through(CLIENT)
+        Self::builder_through(&client_module().unwrap())
     }
 
-    /// A builder for the key of this server, whatever [`use_server`](Self::use_server) says: through another module, so that
-    /// one process has two servers at once.
+    /// A builder for the key of this server, whatever [`use_server`](Self::use_server) says: through a copy of the module,
+    /// which is another module, so that one process speaks to two servers at once.
+    #[allow(unsafe_code, reason = "the module has no other way to be told")]
     pub fn builder_for(&self, server: &Server) -> Builder {
-        let modules = self.directory.join("pkcs11/modules");
-        std::fs::create_dir_all(&modules).unwrap();
-        let socket = server.shared.join("socket");
-        let text = format!("remote: unix:path={}\n", socket.display());
-        std::fs::write(modules.join("server.module"), text).unwrap();
-        Self::builder_through(PROXY)
+        let copy = server.shared.join("module.so");
+        std::fs::copy(client_module().unwrap(), &copy).unwrap();
+        let before = std::env::var_os(ADDRESS).unwrap();
+        let address = format!("unix:path={}", server.shared.join("socket").display());
+        // SAFETY: no other thread of this process reads or writes the environment meanwhile.
+        unsafe { std::env::set_var(ADDRESS, address) };
+        pkcs11::list_tokens(&copy).unwrap();
+        // SAFETY: as above.
+        unsafe { std::env::set_var(ADDRESS, before) };
+        Self::builder_through(&copy)
     }
 
-    fn builder_through(file: &str) -> Builder {
+    fn builder_through(module: &Path) -> Builder {
         Builder::new()
-            .module_path(module(file).unwrap())
+            .module_path(module)
             .token_label(LABEL)
             .object_label(LABEL)
             .pin(PinSource::Value(Pin::new(PIN).unwrap()))
