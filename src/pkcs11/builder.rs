@@ -405,7 +405,7 @@ impl Builder {
         let deadline = self.deadline_from_now();
         let connection = Arc::new(Connection::new(&self.place, self.options.limits)?);
         let (place, theirs) = (self.place.clone(), connection.clone());
-        let (access, found, with) = connection.run(deadline, move |line| {
+        let (access, found, with) = connection.run(deadline, move |line, _| {
             let access = theirs.access(&place, None, true, deadline)?;
             let (session, stamp) = access.open(false, Login::IfNeeded, deadline)?;
             let (found, with) = find(&access, session.as_ref())?;

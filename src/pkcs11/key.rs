@@ -203,10 +203,11 @@ impl SigningKey for Pkcs11Key {
             .get_or_try(|_| Connection::new(&self.core.target.place, self.limits).map(Arc::new))?;
         let content = Content::new(&self.core, self.path, message);
         let (core, theirs) = (self.core.clone(), connection.clone());
-        let signed = connection.run(deadline, move |line| {
+        let signed = connection.run(deadline, move |line, bell| {
             theirs.climb(line, &core.target, deadline, |access, session, key| {
                 let start = Instant::now();
                 let signature = core.ask_token(access, session, key, &content, deadline)?;
+                bell.ring();
                 theirs.record().token_took(start.elapsed());
                 core.check(access, &content, signature)
             })
@@ -270,7 +271,7 @@ fn choose_path(
         let kind = core.mechanism(path).kind();
         let content = Content::new(core, path, TRIAL);
         let (core, theirs) = (core.clone(), connection.clone());
-        let result = connection.run(deadline, move |line| {
+        let result = connection.run(deadline, move |line, _| {
             theirs.try_once(line, &core.target, deadline, |access, session, key| {
                 match access.module.mechanism(access.token.slot_id, kind) {
                     Ok(Some(info)) if info.sign => {}

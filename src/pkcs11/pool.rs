@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::module::{ModuleSession, ObjectHandle, lock};
 use super::process::Deadline;
 use super::session::Stamp;
-use super::worker::{NoAnswer, Worker};
+use super::worker::{Bell, NoAnswer, Worker};
 
 /// What a worker has: a session in which the key was found, unless the last call in it failed.
 #[derive(Default)]
@@ -154,7 +154,7 @@ impl Lease<'_> {
         mut self,
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
-        job: impl FnOnce(&mut Line) -> T + Send + 'static,
+        job: impl FnOnce(&mut Line, &dyn Bell) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let Some(worker) = &self.worker else {
             return Err(NoAnswer::NotBegun);

@@ -23,7 +23,7 @@ use super::process::Deadline;
 use super::rv::Rv;
 use super::session::{Access, Login};
 use super::token::TokenInfo;
-use super::worker::NoAnswer;
+use super::worker::{Bell, NoAnswer};
 use crate::error::ErrorClass;
 
 /// How much a key may use.
@@ -79,7 +79,7 @@ impl Connection {
     pub(crate) fn run<T, E>(
         &self,
         deadline: Deadline,
-        job: impl FnOnce(&mut Line) -> Result<T, E> + Send + 'static,
+        job: impl FnOnce(&mut Line, &dyn Bell) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,

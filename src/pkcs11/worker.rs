@@ -1,7 +1,8 @@
 //! [`Worker`]: a thread that makes the calls of one session, so that its caller can stop waiting.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::module::lock;
@@ -18,12 +19,22 @@ struct Desk<S> {
     stage: Mutex<Stage<S>>,
     job: Condvar,
     done: Condvar,
+    /// There is something for the thread to look at. A hint for a thread that has not gone to sleep.
+    posted: AtomicBool,
+    /// There is an answer. A hint for a caller that the bell has woken.
+    answered: AtomicBool,
 }
+
+/// How long a thread that expects news in a moment asks for it before it goes to sleep. To wake a thread on another
+/// processor takes 30 to 100 µs on a virtual machine; the thread yields to others meanwhile.
+const MOMENT: Duration = Duration::from_micros(100);
 
 enum Stage<S> {
     Idle,
     Job(Job<S>),
     Running,
+    /// As `Running`, and the bell was rung.
+    Nearly,
     Done,
     /// Nobody waits for the job any more; the function is called when the thread is through with it.
     WrittenOff(Box<dyn FnOnce() + Send>),
@@ -31,7 +42,25 @@ enum Stage<S> {
     Ended,
 }
 
-type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+type Job<S> = Box<dyn FnOnce(&mut S, &dyn Bell) + Send>;
+
+/// Wakes the caller while the job goes on.
+pub(crate) trait Bell {
+    /// Says that the answer is a moment away (some tens of microseconds), so that the time it takes to wake the caller
+    /// passes beside what is left to do. Nothing depends on it.
+    fn ring(&self);
+}
+
+impl<S> Bell for Desk<S> {
+    fn ring(&self) {
+        let mut stage = lock(&self.stage);
+        if matches!(*stage, Stage::Running) {
+            *stage = Stage::Nearly;
+            drop(stage);
+            self.done.notify_one();
+        }
+    }
+}
 
 /// Why a job has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,15 +86,20 @@ impl<S: Default + Send + 'static> Worker<S> {
             stage: Mutex::new(Stage::Idle),
             job: Condvar::new(),
             done: Condvar::new(),
+            posted: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
         });
         let theirs = desk.clone();
         std::thread::Builder::new()
             .name("taskseal-pkcs11".to_owned())
             .spawn(move || {
                 let mut state = S::default();
-                while let Some(job) = theirs.next_job() {
+                // Whoever signs once often signs again.
+                let mut expected = false;
+                while let Some(job) = theirs.next_job(expected) {
+                    expected = true;
                     // A panic (of a PIN callback) ends the job without an answer, not the thread.
-                    if catch_unwind(AssertUnwindSafe(|| job(&mut state))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| job(&mut state, &*theirs))).is_err() {
                         state = S::default();
                     }
                     if let Some(written_off) = theirs.finish() {
@@ -87,24 +121,32 @@ impl<S: Default + Send + 'static> Worker<S> {
         &self,
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
-        job: impl FnOnce(&mut S) -> T + Send + 'static,
+        job: impl FnOnce(&mut S, &dyn Bell) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let answer = Arc::new(Mutex::new(None));
         let place = answer.clone();
         let dispatch = tracing::dispatcher::get_default(tracing::Dispatch::clone);
         let span = tracing::Span::current();
-        let job: Job<S> = Box::new(move |state| {
+        let job: Job<S> = Box::new(move |state, bell| {
             tracing::dispatcher::with_default(&dispatch, || {
-                let answer = span.in_scope(|| job(state));
+                let answer = span.in_scope(|| job(state, bell));
                 *lock(&place) = Some(answer);
             });
         });
         let until = deadline.at() + Self::GRACE;
+        self.desk.answered.store(false, Ordering::Relaxed);
+        self.desk.post(lock(&self.desk.stage), Stage::Job(job));
         let mut stage = lock(&self.desk.stage);
-        *stage = Stage::Job(job);
-        self.desk.job.notify_one();
+        let mut rung = false;
         loop {
             match &*stage {
+                Stage::Nearly if !rung => {
+                    rung = true;
+                    drop(stage);
+                    ask_for_a_moment(&self.desk.answered);
+                    stage = lock(&self.desk.stage);
+                    continue;
+                }
                 Stage::Done => {
                     *stage = Stage::Idle;
                     drop(stage);
@@ -134,10 +176,9 @@ impl<S: Default + Send + 'static> Worker<S> {
 
     /// Tells the thread to end.
     pub(crate) fn quit(&self) {
-        let mut stage = lock(&self.desk.stage);
+        let stage = lock(&self.desk.stage);
         if matches!(*stage, Stage::Idle | Stage::Job(_) | Stage::Done) {
-            *stage = Stage::Quit;
-            self.desk.job.notify_one();
+            self.desk.post(stage, Stage::Quit);
         }
     }
 
@@ -162,18 +203,30 @@ impl<S: Default + Send + 'static> Worker<S> {
 
 impl<S> Drop for Worker<S> {
     fn drop(&mut self) {
-        let mut stage = lock(&self.desk.stage);
+        let stage = lock(&self.desk.stage);
         if matches!(*stage, Stage::Idle | Stage::Job(_) | Stage::Done) {
-            *stage = Stage::Quit;
-            self.desk.job.notify_one();
+            self.desk.post(stage, Stage::Quit);
         }
     }
 }
 
 impl<S> Desk<S> {
-    fn next_job(&self) -> Option<Job<S>> {
+    /// Gives the thread something to do.
+    fn post(&self, mut stage: MutexGuard<'_, Stage<S>>, next: Stage<S>) {
+        *stage = next;
+        self.posted.store(true, Ordering::Relaxed);
+        // A thread that is awake takes the lock in the next instant, and would go to sleep over it.
+        drop(stage);
+        self.job.notify_one();
+    }
+
+    fn next_job(&self, expected: bool) -> Option<Job<S>> {
+        if expected {
+            ask_for_a_moment(&self.posted);
+        }
         let mut stage = lock(&self.stage);
         loop {
+            self.posted.store(false, Ordering::Relaxed);
             match std::mem::replace(&mut *stage, Stage::Running) {
                 Stage::Job(job) => return Some(job),
                 Stage::Quit => {
@@ -195,10 +248,19 @@ impl<S> Desk<S> {
                 Some(call)
             }
             _ => {
+                self.answered.store(true, Ordering::Relaxed);
                 drop(stage);
                 self.done.notify_one();
                 None
             }
         }
+    }
+}
+
+/// Waits for `news`, awake, for a moment.
+fn ask_for_a_moment(news: &AtomicBool) {
+    let start = Instant::now();
+    while !news.load(Ordering::Relaxed) && start.elapsed() < MOMENT {
+        std::thread::yield_now();
     }
 }
