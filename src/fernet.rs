@@ -242,6 +242,14 @@ impl MultiFernet {
         self.first.encrypt(data)
     }
 
+    /// Like [`encrypt`](Self::encrypt), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`Fernet::encrypt`].
+    pub fn encrypt_at(&self, data: &[u8], at: SystemTime) -> Result<String, FernetError> {
+        self.first.encrypt_at(data, at)
+    }
+
     /// Decrypts with whichever keys made the token.
     ///
     /// # Errors
@@ -264,6 +272,17 @@ impl MultiFernet {
         let fernet = self.maker(&token)?;
         token.check_age(ttl, at)?;
         fernet.open(token)
+    }
+
+    /// The data of a token and its time, whatever its age is.
+    pub(crate) fn decrypt_with_time(
+        &self,
+        token: &[u8],
+    ) -> Result<(Vec<u8>, SystemTime), FernetError> {
+        let token = Token::parse(token)?;
+        let fernet = self.maker(&token)?;
+        let time = token.time().ok_or(FernetError::Refused)?;
+        Ok((fernet.open(token)?, time))
     }
 
     /// Encrypts what is in a token anew, with the first keys and the token's own time, so that its age goes on counting.
@@ -290,6 +309,12 @@ impl MultiFernet {
             }
         }
         Err(FernetError::Refused)
+    }
+}
+
+impl From<Fernet> for MultiFernet {
+    fn from(only: Fernet) -> Self {
+        Self::new(only, [])
     }
 }
 

@@ -35,6 +35,7 @@
 //! * **Certificates**: [`Certificate`], whose [`id`](Certificate::id) is Celery's signer id; [`MemoryCertStore`] and
 //!   [`FsCertStore`]; [`certificate::issue`] makes self-signed ones and requests.
 //! * **Encryption**: [`fernet`], what Python's `cryptography.fernet` reads and writes.
+//! * **Whole messages**: [`message`] signs, encrypts, or signs and encrypts a message with its headers and properties.
 //! * **Errors**: one type per boundary in [`error`], each with an [`ErrorClass`] to decide by.
 //!
 //! # What it refuses to do
@@ -59,6 +60,7 @@ pub mod certificate;
 pub mod envelope;
 pub mod error;
 pub mod fernet;
+pub mod message;
 pub mod open;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
@@ -72,6 +74,10 @@ pub mod store;
 pub use envelope::{Envelope, Format};
 pub use open::{Opened, Opener, Policy};
 pub use seal::{Sealed, Sealer};
+
+// Encryption and whole messages.
+pub use fernet::{Fernet, MultiFernet};
+pub use message::{Destination, KombuMessage, MessageOpener, MessageSealer};
 
 // Signers.
 #[cfg(feature = "pkcs11")]
@@ -91,6 +97,8 @@ pub use store::{CertStore, MemoryCertStore};
 pub use certificate::{BadSignature, CertificateError};
 pub use envelope::EnvelopeError;
 pub use error::ErrorClass;
+pub use fernet::FernetError;
+pub use message::{KombuError, MessageError, MessageSealError};
 pub use open::OpenError;
 pub use public_key::PublicKeyError;
 pub use seal::SealError;

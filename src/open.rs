@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::certificate::{Certificate, rfc3339};
 use crate::envelope::{Envelope, EnvelopeError, Format, SEALED_CONTENT_TYPE, Unpacked, celery};
 use crate::error::{ErrorClass, Untrusted};
+use crate::message::bound::is_bound;
 use crate::pss::{Digest, KeySizes, Salt, Scheme, SchemeError};
 use crate::store::CertStore;
 
@@ -108,7 +109,17 @@ impl Opener {
     /// # Errors
     /// [`OpenError`], which names the reason.
     pub fn open_at<'w>(&self, wire: &'w [u8], at: SystemTime) -> Result<Opened<'w>, OpenError> {
-        let opened = self.verify(wire, at).map_err(refused)?;
+        self.open_scope(wire, at, Scope::Body)
+    }
+
+    /// Opens what was signed for one scope; what was signed for the other is refused.
+    pub(crate) fn open_scope<'w>(
+        &self,
+        wire: &'w [u8],
+        at: SystemTime,
+        scope: Scope,
+    ) -> Result<Opened<'w>, OpenError> {
+        let opened = self.verify(wire, at, scope).map_err(refused)?;
         tracing::debug!(
             signer = opened.signer().id(),
             format = %opened.format(),
@@ -119,7 +130,12 @@ impl Opener {
         Ok(opened)
     }
 
-    fn verify<'w>(&self, wire: &'w [u8], at: SystemTime) -> Result<Opened<'w>, OpenError> {
+    fn verify<'w>(
+        &self,
+        wire: &'w [u8],
+        at: SystemTime,
+        scope: Scope,
+    ) -> Result<Opened<'w>, OpenError> {
         let policy = &self.policy;
         if wire.len() > policy.max_message_len {
             return Err(OpenError::TooLarge {
@@ -141,6 +157,9 @@ impl Opener {
                 })?;
         policy.check_certificate(&certificate, at)?;
         policy.check_content(unpacked.envelope())?;
+        if is_bound(unpacked.body()) != (scope == Scope::Bound) {
+            return Err(OpenError::Scope);
+        }
         let salt = certificate
             .public_key()
             .verifies_any(
@@ -158,6 +177,15 @@ impl Opener {
             scheme: Scheme::new(policy.digest, salt),
         })
     }
+}
+
+/// What a signature was made for. The same keys sign both, so each opener takes one of them alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The body of a task: any bytes, without the prefix of the other.
+    Body,
+    /// Bound content: a whole message, or a payload with a context.
+    Bound,
 }
 
 /// Logs a refusal and hands it on.
@@ -240,6 +268,13 @@ impl Policy {
         self
     }
 
+    /// Accepts these content encodings and no others.
+    #[must_use]
+    pub fn content_encodings<'a>(mut self, encodings: impl IntoIterator<Item = &'a str>) -> Self {
+        self.content_encodings = encodings.into_iter().map(str::to_owned).collect();
+        self
+    }
+
     /// Accepts messages in any of these formats; each tells which it is.
     #[must_use]
     pub fn formats(mut self, formats: impl IntoIterator<Item = Format>) -> Self {
@@ -288,6 +323,10 @@ impl Policy {
     pub const fn dangerous_ignore_key_usage(mut self) -> Self {
         self.check_key_usage = false;
         self
+    }
+
+    pub(crate) const fn longest_message(&self) -> usize {
+        self.max_message_len
     }
 
     fn check_certificate(
@@ -518,6 +557,11 @@ pub enum OpenError {
         /// Id of the certificate.
         signer_id: String,
     },
+    /// A signed whole message was taken for the body of a task, or the other way round.
+    #[error(
+        "what was signed is for another scope: a whole message is no task body, and a task body no whole message"
+    )]
+    Scope,
     /// JSON was asked for, and the body is something else.
     #[error("the body is {content_type}, not application/json")]
     NotJson {
@@ -569,6 +613,7 @@ impl OpenError {
             Self::ContentType { .. } => "content-type",
             Self::ContentEncoding { .. } => "content-encoding",
             Self::BadSignature { .. } => "bad-signature",
+            Self::Scope => "scope",
             Self::NotJson { .. } => "not-json",
             Self::Json { .. } => "json",
         }

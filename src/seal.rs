@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::envelope::{Envelope, EnvelopeError, Format, SEALED_CONTENT_TYPE};
 use crate::error::ErrorClass;
+use crate::message::bound::is_bound;
 use crate::signer::{SignError, Signer};
 
 /// Seals messages with one signer, in one format, with one inner content type.
@@ -102,8 +103,17 @@ impl Sealer {
     ///
     /// # Errors
     /// [`SealError::Sign`] when no signature could be made, [`SealError::Pack`] when the content type, the encoding or
-    /// the signer id cannot be said in the format.
+    /// the signer id cannot be said in the format, [`SealError::Reserved`] for bytes that begin like a signed whole
+    /// message ([`message`](crate::message)).
     pub fn seal_bytes(&self, body: &[u8]) -> Result<Sealed, SealError> {
+        if is_bound(body) {
+            return Err(SealError::Reserved);
+        }
+        self.seal_any(body)
+    }
+
+    /// Seals a body, or bound content.
+    pub(crate) fn seal_any(&self, body: &[u8]) -> Result<Sealed, SealError> {
         let signature = self.signer.sign(body)?;
         let wire = self.format.pack(&Envelope {
             signer_id: signature.certificate().id(),
@@ -193,6 +203,12 @@ pub enum SealError {
         /// The sealer's content type.
         content_type: String,
     },
+    /// The body begins as signed whole messages do, which are signed by
+    /// [`MessageSealer`](crate::message::MessageSealer) alone.
+    #[error(
+        "the body begins like a signed whole message (c1 \"taskseal\" 00) and is not signed as a body"
+    )]
+    Reserved,
     /// The value has no JSON form.
     #[error("the value has no JSON form (a map key that is no text, or an error of its Serialize)")]
     Serialize,
@@ -204,7 +220,9 @@ impl SealError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Sign(error) => error.class(),
-            Self::Pack(_) | Self::NotJson { .. } | Self::Serialize => ErrorClass::Permanent,
+            Self::Pack(_) | Self::NotJson { .. } | Self::Reserved | Self::Serialize => {
+                ErrorClass::Permanent
+            }
         }
     }
 }

@@ -1,0 +1,255 @@
+//! Whole messages: [`MessageSealer`] signs, encrypts, or signs and then encrypts a message as it goes to the broker, with its
+//! body, headers, properties and content type. [`MessageOpener`] is the other side.
+//!
+//! | form | what the broker stores | hides | proves |
+//! |---|---|---|---|
+//! | [`encrypted`](MessageSealer::encrypted) | one Fernet token over the JSON | everything | that a holder of the Fernet key made it |
+//! | [`signed`](MessageSealer::signed) | one envelope in base64 | nothing | who sent it, when, and to which destination |
+//! | [`signed_and_encrypted`](MessageSealer::signed_and_encrypted) | one Fernet token over the envelope | everything | who sent it, when, and to which destination |
+//!
+//! The first is what the plain scheme of "one Fernet token in place of the JSON" stores, and is read by it. In the signed
+//! forms the signature covers the message together with the time, an id, and the destination: see [`BOUND_CONTENT_TYPE`] and
+//! `docs/wire-format.md`. An opener takes the form that it was made for and no other.
+//!
+//! ```
+//! # #[cfg(feature = "software")] {
+//! # use std::sync::Arc;
+//! # use taskseal::fernet::{Fernet, MultiFernet, software::SoftwareKeys};
+//! # use taskseal::{Certificate, MemoryCertStore, Opener, SoftwareKey, SoftwareSigner, pss::Scheme};
+//! use taskseal::message::{Destination, KombuMessage, MessageOpener, MessageSealer};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let key = SoftwareKey::from_pem(include_bytes!("../docs/examples/worker.key"), None, Scheme::default())?;
+//! # let certificate = Certificate::from_pem(include_bytes!("../docs/examples/worker.pem"))?;
+//! # let store = MemoryCertStore::new();
+//! # store.add(certificate.clone())?;
+//! # let signer = Arc::new(SoftwareSigner::new(key, certificate)?);
+//! # let fernet = MultiFernet::from(Fernet::new(SoftwareKeys::generate()?));
+//! let mut message = KombuMessage::new(b"[[1, 2], {}, {}]", "application/json", "utf-8");
+//! message.headers_mut().set("task", "tasks.add")?;
+//!
+//! let sealer = MessageSealer::signed_and_encrypted(signer, fernet.clone());
+//! let to = Destination::any().with_routing_key("celery").with_queue("celery");
+//! let stored = sealer.seal(&message, &to)?;
+//!
+//! let opener = MessageOpener::signed_and_encrypted(Opener::new(store), fernet);
+//! let opened = opener.open(stored.as_bytes(), &[Destination::any().with_queue("celery")])?;
+//! assert_eq!(opened.message()?.headers().get::<String>("task").unwrap()?, "tasks.add");
+//! # Ok(()) }
+//! # main().unwrap();
+//! # }
+//! ```
+//!
+//! # Payloads
+//!
+//! Anything else is sealed by the same means with [`seal_payload`](MessageSealer::seal_payload), which binds it to a purpose
+//! and a context: a task's result to `result` and the task's id, for example. What was sealed for one purpose or context
+//! does not open for another.
+
+pub(crate) mod bound;
+mod destination;
+mod error;
+mod kombu;
+mod open;
+mod replay;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand;
+
+pub use bound::{BOUND_CONTENT_TYPE, BoundError, MessageId};
+pub use destination::Destination;
+pub use error::{MessageError, MessageSealError};
+pub use kombu::{Fields, KombuError, KombuMessage};
+pub use open::{MessageOpener, OpenedMessage};
+pub use replay::{MemoryReplay, ReplayError, ReplayKey, ReplayMemory};
+
+use crate::envelope::Format;
+use crate::fernet::MultiFernet;
+use crate::seal::Sealer;
+use crate::signer::Signer;
+use bound::{BOUND_CONTENT_ENCODING, Context, Header, MESSAGE, check_name};
+
+/// Seals whole messages in one form.
+#[derive(Debug, Clone)]
+pub struct MessageSealer {
+    form: Form,
+}
+
+#[derive(Debug, Clone)]
+enum Form {
+    Signed(Sealer),
+    Encrypted(MultiFernet),
+    SignedEncrypted(Sealer, MultiFernet),
+}
+
+impl MessageSealer {
+    /// Signs and does not encrypt: everything stays readable.
+    #[must_use]
+    pub fn signed(signer: Arc<dyn Signer>) -> Self {
+        Self {
+            form: Form::Signed(bound_sealer(signer, Format::Celery)),
+        }
+    }
+
+    /// Encrypts and does not sign. Whoever has the key can make such messages, and who it was cannot be told; neither is
+    /// such a message bound to its destination, nor does it have an id that a repetition could be told by.
+    #[must_use]
+    pub fn encrypted(fernet: impl Into<MultiFernet>) -> Self {
+        Self {
+            form: Form::Encrypted(fernet.into()),
+        }
+    }
+
+    /// Signs, and encrypts the message with its signature.
+    #[must_use]
+    pub fn signed_and_encrypted(signer: Arc<dyn Signer>, fernet: impl Into<MultiFernet>) -> Self {
+        // The token is text already, so no base64 inside of it.
+        let sealer = bound_sealer(signer, Format::CeleryRaw);
+        Self {
+            form: Form::SignedEncrypted(sealer, fernet.into()),
+        }
+    }
+
+    /// Seals a message for a destination. Returns the ASCII text that goes to the broker in place of the JSON.
+    ///
+    /// The signed forms carry as much of the destination as is given; the form that is encrypted alone has no place for it.
+    ///
+    /// # Errors
+    /// [`MessageSealError`].
+    pub fn seal(
+        &self,
+        message: &KombuMessage,
+        to: &Destination,
+    ) -> Result<String, MessageSealError> {
+        self.seal_at(message, to, SystemTime::now())
+    }
+
+    /// Like [`seal`](Self::seal), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`seal`](Self::seal).
+    pub fn seal_at(
+        &self,
+        message: &KombuMessage,
+        to: &Destination,
+        at: SystemTime,
+    ) -> Result<String, MessageSealError> {
+        self.seal_checked(&message.to_json()?, to, at)
+    }
+
+    /// Seals a message that is JSON already, byte for byte, once it was seen to be a message.
+    ///
+    /// # Errors
+    /// [`MessageSealError::Message`] when it is none, else as for [`seal`](Self::seal).
+    pub fn seal_json(&self, json: &[u8], to: &Destination) -> Result<String, MessageSealError> {
+        self.seal_json_at(json, to, SystemTime::now())
+    }
+
+    /// Like [`seal_json`](Self::seal_json), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`seal_json`](Self::seal_json).
+    pub fn seal_json_at(
+        &self,
+        json: &[u8],
+        to: &Destination,
+        at: SystemTime,
+    ) -> Result<String, MessageSealError> {
+        KombuMessage::from_json(json)?;
+        self.seal_checked(json, to, at)
+    }
+
+    /// Seals any bytes for a purpose and a context, which an opener has to name again. In every form, the one that is
+    /// encrypted alone too, the payload is bound to both.
+    ///
+    /// The purpose is 1 to 64 characters of visible ASCII, the application's word for what the payload is (`result`), and
+    /// never `message`. The context is any text of at most 4096 bytes, for example a task's id.
+    ///
+    /// # Errors
+    /// [`MessageSealError::Bound`] for a purpose or context that cannot be said, else as for [`seal`](Self::seal).
+    pub fn seal_payload(
+        &self,
+        purpose: &str,
+        context: &str,
+        payload: &[u8],
+    ) -> Result<String, MessageSealError> {
+        self.seal_payload_at(purpose, context, payload, SystemTime::now())
+    }
+
+    /// Like [`seal_payload`](Self::seal_payload), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`seal_payload`](Self::seal_payload).
+    pub fn seal_payload_at(
+        &self,
+        purpose: &str,
+        context: &str,
+        payload: &[u8],
+        at: SystemTime,
+    ) -> Result<String, MessageSealError> {
+        check_purpose(purpose)?;
+        self.seal_bound(purpose, payload_context(context), payload, at)
+    }
+
+    fn seal_checked(
+        &self,
+        json: &[u8],
+        to: &Destination,
+        at: SystemTime,
+    ) -> Result<String, MessageSealError> {
+        match &self.form {
+            Form::Encrypted(fernet) => Ok(fernet.encrypt_at(json, at)?),
+            _ => self.seal_bound(MESSAGE, to.context(), json, at),
+        }
+    }
+
+    fn seal_bound(
+        &self,
+        purpose: &str,
+        context: Context,
+        payload: &[u8],
+        at: SystemTime,
+    ) -> Result<String, MessageSealError> {
+        let mut id = MessageId([0; 16]);
+        rand::fill(&mut id.0).map_err(|_| MessageSealError::Random)?;
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let header = Header {
+            purpose: purpose.to_owned(),
+            issued_at: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            id,
+            context,
+        };
+        let bound = header.bind(payload)?;
+        Ok(match &self.form {
+            Form::Signed(sealer) => {
+                let wire = sealer.seal_any(&bound)?.into_bytes();
+                // Base64 is ASCII.
+                String::from_utf8(wire).unwrap_or_default()
+            }
+            Form::Encrypted(fernet) => fernet.encrypt_at(&bound, at)?,
+            Form::SignedEncrypted(sealer, fernet) => {
+                fernet.encrypt_at(sealer.seal_any(&bound)?.as_bytes(), at)?
+            }
+        })
+    }
+}
+
+fn bound_sealer(signer: Arc<dyn Signer>, format: Format) -> Sealer {
+    Sealer::new(signer)
+        .with_format(format)
+        .with_content(BOUND_CONTENT_TYPE, BOUND_CONTENT_ENCODING)
+}
+
+/// A purpose that payloads may have.
+fn check_purpose(purpose: &str) -> Result<(), BoundError> {
+    check_name(purpose)?;
+    if purpose == MESSAGE {
+        return Err(BoundError::Purpose);
+    }
+    Ok(())
+}
+
+fn payload_context(context: &str) -> Context {
+    vec![("context".to_owned(), context.to_owned())]
+}

@@ -1,0 +1,521 @@
+//! Whole messages: the three forms, what they are bound to, and everything that has to be refused.
+#![cfg(feature = "software")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use support::keys::{certificate, hours, key, opener, other_key, signer};
+use support::mutate::{Random, mutate};
+use taskseal::fernet::software::SoftwareKeys;
+use taskseal::message::{MemoryReplay, OpenedMessage, ReplayError, ReplayKey, ReplayMemory};
+use taskseal::pss::Scheme;
+use taskseal::{
+    Destination, ErrorClass, Fernet, KombuMessage, MessageError, MessageOpener, MessageSealer,
+    MultiFernet, OpenError, Opener, Policy, SealError, Sealer, Signer, SoftwareSigner,
+};
+
+/// As kombu's Redis transport stores a task of Celery 5.
+const STORED: &str = r#"{"body": "W1sxLCAyXSwge30sIHsiY2FsbGJhY2tzIjogbnVsbH1d", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py", "task": "tasks.add", "id": "6d2bb8ef-3f1c-4d0e-9a0f-9a6c1b6f2b7e", "eta": null, "retries": 0, "timelimit": [null, null], "argsrepr": "(1, 2)", "big": 123456789012345678901234567890, "ratio": 1.10, "lone": "\ud800"}, "properties": {"correlation_id": "6d2bb8ef-3f1c-4d0e-9a0f-9a6c1b6f2b7e", "reply_to": "b2f0", "delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": "celery"}, "priority": 0, "body_encoding": "base64", "delivery_tag": "c0ffee"}, "x-new": [1, {"z": 1, "a": 2}]}"#;
+
+fn fernet() -> MultiFernet {
+    Fernet::new(SoftwareKeys::generate().unwrap()).into()
+}
+
+fn worker() -> Arc<dyn Signer> {
+    signer(2048, Scheme::default(), "CN=worker,O=Example")
+}
+
+fn to_celery() -> Destination {
+    Destination::any()
+        .with_exchange("")
+        .with_routing_key("celery")
+        .with_queue("celery")
+}
+
+/// Sealer and opener of each form, with the same keys.
+fn forms() -> [(MessageSealer, MessageOpener); 3] {
+    let (signer, fernet) = (worker(), fernet());
+    let opener = opener(signer.certificate());
+    [
+        (
+            MessageSealer::signed(Arc::clone(&signer)),
+            MessageOpener::signed(opener.clone()),
+        ),
+        (
+            MessageSealer::encrypted(fernet.clone()),
+            MessageOpener::encrypted(fernet.clone()),
+        ),
+        (
+            MessageSealer::signed_and_encrypted(signer, fernet.clone()),
+            MessageOpener::signed_and_encrypted(opener, fernet),
+        ),
+    ]
+}
+
+fn signed_and_encrypted() -> (MessageSealer, MessageOpener) {
+    let [_, _, both] = forms();
+    both
+}
+
+fn any() -> [Destination; 1] {
+    [Destination::any()]
+}
+
+fn reason(result: Result<OpenedMessage, MessageError>) -> &'static str {
+    let error = result.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Rejected, "{error}");
+    error.reason()
+}
+
+#[test]
+fn every_form_gives_back_the_message_byte_for_byte() {
+    for (sealer, opener) in forms() {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        assert!(wire.is_ascii());
+        let opened = opener.open(wire.as_bytes(), &any()).unwrap();
+        assert_eq!(opened.payload(), STORED.as_bytes());
+        let message = opened.message().unwrap();
+        assert_eq!(message.content_type(), Some("application/json"));
+        assert_eq!(
+            message.body().unwrap(),
+            br#"[[1, 2], {}, {"callbacks": null}]"#
+        );
+        assert_eq!(opened.into_payload(), STORED.as_bytes());
+    }
+}
+
+#[test]
+fn the_signed_forms_say_who_when_and_where_to() {
+    let now = SystemTime::now();
+    let [signed, encrypted, both] = forms();
+    for (sealer, opener) in [&signed, &both] {
+        let seal = || {
+            sealer
+                .seal_json_at(STORED.as_bytes(), &to_celery(), now)
+                .unwrap()
+        };
+        let opened = opener.open(seal().as_bytes(), &[to_celery()]).unwrap();
+        assert_eq!(opened.signer().unwrap().subject(), "CN=worker,O=Example");
+        assert_eq!(opened.destination(), &to_celery());
+        let off = now.duration_since(opened.issued_at()).unwrap();
+        assert!(off < Duration::from_millis(1), "milliseconds are kept");
+        let again = opener.open(seal().as_bytes(), &[to_celery()]).unwrap();
+        assert_ne!(opened.id().unwrap(), again.id().unwrap());
+        assert_ne!(opened.replay_key(), again.replay_key());
+    }
+    let (sealer, opener) = encrypted;
+    let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    let opened = opener.open(wire.as_bytes(), &any()).unwrap();
+    assert!(opened.signer().is_none() && opened.id().is_none() && opened.replay_key().is_none());
+    assert_eq!(
+        reason(opener.open(wire.as_bytes(), &[to_celery()])),
+        "destination",
+        "it does not say where it goes"
+    );
+}
+
+#[test]
+fn nothing_is_readable_in_the_encrypted_forms_and_everything_in_the_signed_one() {
+    for (at, (sealer, _)) in forms().into_iter().enumerate() {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        let decoded = URL_SAFE
+            .decode(&wire)
+            .or_else(|_| STANDARD.decode(&wire))
+            .unwrap();
+        let readable = decoded
+            .windows(9)
+            .any(|part| part == b"tasks.add" || part == b"worker-ke");
+        assert_eq!(readable, at == 0);
+    }
+}
+
+#[test]
+fn an_opener_takes_its_own_form_alone() {
+    let forms = forms();
+    for (at, (sealer, _)) in forms.iter().enumerate() {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        for (other, (_, opener)) in forms.iter().enumerate() {
+            let opened = opener.open(wire.as_bytes(), &any());
+            assert_eq!(opened.is_ok(), at == other, "{at} {other}");
+        }
+    }
+}
+
+#[test]
+fn only_expected_destinations_are_taken() {
+    let [signed, _, both] = forms();
+    for (sealer, opener) in [signed, both] {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        let open = |expected: &[Destination]| opener.open(wire.as_bytes(), expected);
+        let queue = |name| Destination::any().with_queue(name);
+        assert!(open(&[queue("celery")]).is_ok());
+        assert!(open(&[queue("other"), queue("celery")]).is_ok());
+        assert_eq!(reason(open(&[queue("other")])), "destination");
+        assert_eq!(
+            reason(open(&[queue("celery").with_exchange("x")])),
+            "destination"
+        );
+        assert_eq!(
+            reason(open(&[])),
+            "destination",
+            "nothing expected, nothing taken"
+        );
+        let error = open(&[queue("other")]).unwrap_err().to_string();
+        assert!(error.contains(r#"queue "celery""#), "{error}");
+
+        let nowhere = sealer
+            .seal_json(STORED.as_bytes(), &Destination::any())
+            .unwrap();
+        let opened = opener.open(nowhere.as_bytes(), &[queue("celery")]);
+        assert_eq!(reason(opened), "destination", "expected, and not said");
+    }
+}
+
+#[test]
+fn age_and_clock_skew_are_limits() {
+    let start = SystemTime::now();
+    let minute = Duration::from_secs(60);
+    let second = Duration::from_secs(1);
+    for (sealer, opener) in forms() {
+        let opener = opener.with_max_age(10 * minute).with_clock_skew(minute);
+        // Fernet counts whole seconds.
+        let whole = SystemTime::UNIX_EPOCH
+            + Duration::from_secs(
+                start
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap()
+                    .as_secs(),
+            );
+        let wire = sealer
+            .seal_json_at(STORED.as_bytes(), &to_celery(), whole)
+            .unwrap();
+        let open = |at| opener.open_at(wire.as_bytes(), &any(), at);
+        assert!(open(whole + 11 * minute).is_ok());
+        assert_eq!(reason(open(whole + 11 * minute + second)), "too-old");
+        assert!(open(whole - minute).is_ok());
+        assert_eq!(reason(open(whole - minute - second)), "from-the-future");
+        let endless = opener.clone().with_max_age(Duration::MAX);
+        assert!(
+            endless
+                .open_at(wire.as_bytes(), &any(), whole + hours(20))
+                .is_ok()
+        );
+    }
+}
+
+#[test]
+fn a_message_that_was_remembered_is_refused() {
+    let memory = Arc::new(MemoryReplay::new(2));
+    let [signed, _, both] = forms();
+    for (sealer, opener) in [signed, both] {
+        let opener = opener.with_replay_memory(Arc::clone(&memory) as _);
+        let seal = || sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        let (wire, other) = (seal(), seal());
+        let opened = opener.open(wire.as_bytes(), &any()).unwrap();
+        let again = opener.open(wire.as_bytes(), &any()).unwrap();
+        opener.remember(&opened).unwrap();
+        assert_eq!(opener.remember(&again).unwrap_err().reason(), "replayed");
+        assert_eq!(reason(opener.open(wire.as_bytes(), &any())), "replayed");
+        assert!(opener.open(other.as_bytes(), &any()).is_ok());
+    }
+    assert_eq!(memory.len(), 2);
+}
+
+/// The outer base64 of an envelope, and the id of its signer, are not signed.
+#[test]
+fn one_key_under_two_certificates_does_not_make_a_message_new() {
+    let keys = key(2048, Scheme::default());
+    let old = certificate(&keys, "CN=worker");
+    let new = certificate(&keys, "CN=worker-renewed");
+    let store = taskseal::MemoryCertStore::new();
+    store.add(old.clone()).unwrap();
+    store.add(new.clone()).unwrap();
+    let signer = Arc::new(SoftwareSigner::new(keys, old.clone()).unwrap());
+    let opener = MessageOpener::signed(Opener::new(store))
+        .with_replay_memory(Arc::new(MemoryReplay::new(10)));
+    let wire = MessageSealer::signed(signer)
+        .seal_json(STORED.as_bytes(), &to_celery())
+        .unwrap();
+    let first = opener.open(wire.as_bytes(), &any()).unwrap();
+    opener.remember(&first).unwrap();
+    let raw = STANDARD.decode(&wire).unwrap();
+    let after = raw.iter().position(|byte| *byte == 0).unwrap();
+    let renamed = [STANDARD.encode(new.id()).as_bytes(), &raw[after..]].concat();
+    let renamed = STANDARD.encode(renamed);
+    assert_ne!(renamed, wire);
+    assert_eq!(reason(opener.open(renamed.as_bytes(), &any())), "replayed");
+}
+
+#[test]
+fn a_full_replay_memory_refuses_and_forgets_what_no_longer_counts() {
+    let memory = Arc::new(MemoryReplay::new(1));
+    let (sealer, opener) = signed_and_encrypted();
+    let opener = opener
+        .with_replay_memory(Arc::clone(&memory) as _)
+        .with_max_age(Duration::from_secs(60))
+        .with_clock_skew(Duration::ZERO);
+    let start = SystemTime::now();
+    let open = |at| {
+        let wire = sealer
+            .seal_json_at(STORED.as_bytes(), &to_celery(), at)
+            .unwrap();
+        opener.open_at(wire.as_bytes(), &any(), at).unwrap()
+    };
+    let first = open(start);
+    opener.remember_at(&first, start).unwrap();
+    let second = open(start + Duration::from_secs(1));
+    let error = opener.remember_at(&second, start + Duration::from_secs(1));
+    let error = error.unwrap_err();
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("replay-memory", ErrorClass::Busy)
+    );
+    opener
+        .remember_at(&second, start + Duration::from_secs(61))
+        .unwrap();
+    assert_eq!(memory.len(), 1);
+}
+
+#[test]
+fn a_replay_memory_that_fails_opens_nothing() {
+    #[derive(Debug)]
+    struct Down;
+    impl ReplayMemory for Down {
+        fn contains(&self, _: &ReplayKey, _: SystemTime) -> Result<bool, ReplayError> {
+            Err(ReplayError::new(ErrorClass::Transient, "it is down"))
+        }
+        fn insert(&self, _: &ReplayKey, _: SystemTime, _: SystemTime) -> Result<bool, ReplayError> {
+            Err(ReplayError::new(ErrorClass::Transient, "it is down"))
+        }
+    }
+    let (sealer, opener) = signed_and_encrypted();
+    let opener = opener.with_replay_memory(Arc::new(Down));
+    let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    let error = opener.open(wire.as_bytes(), &any()).unwrap_err();
+    assert_eq!(
+        (error.reason(), error.class()),
+        ("replay-memory", ErrorClass::Transient)
+    );
+}
+
+#[test]
+fn keys_are_changed_without_losing_what_is_on_its_way() {
+    let keys: Vec<Fernet> = (0..2)
+        .map(|_| Fernet::new(SoftwareKeys::generate().unwrap()))
+        .collect();
+    let signer = worker();
+    let opener = opener(signer.certificate());
+    let old = MessageSealer::signed_and_encrypted(Arc::clone(&signer), keys[0].clone());
+    let new = MessageSealer::signed_and_encrypted(signer, keys[1].clone());
+    let both = MultiFernet::new(keys[1].clone(), [keys[0].clone()]);
+    let during = MessageOpener::signed_and_encrypted(opener.clone(), both.clone());
+    let after = MessageOpener::signed_and_encrypted(opener, keys[1].clone());
+    let wire = old.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    assert!(during.open(wire.as_bytes(), &any()).is_ok());
+    assert_eq!(reason(after.open(wire.as_bytes(), &any())), "token");
+    let rotated = both.rotate(wire.as_bytes()).unwrap();
+    assert!(after.open(rotated.as_bytes(), &any()).is_ok());
+    let wire = new.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    assert!(during.open(wire.as_bytes(), &any()).is_ok());
+}
+
+#[test]
+fn payloads_open_for_their_purpose_and_context_alone() {
+    for (sealer, opener) in forms() {
+        let wire = sealer
+            .seal_payload("result", "task-1", b"\x00\xff result")
+            .unwrap();
+        let open = |purpose, context| opener.open_payload(wire.as_bytes(), purpose, context);
+        let opened = open("result", "task-1").unwrap();
+        assert_eq!(opened.payload(), b"\x00\xff result");
+        assert!(opened.id().is_some() && opened.replay_key().is_some());
+        assert_eq!(reason(open("result", "task-2")), "context");
+        assert_eq!(reason(open("result", "")), "context");
+        assert_eq!(reason(open("event", "task-1")), "purpose");
+
+        let message = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        assert!(
+            opener
+                .open_payload(message.as_bytes(), "result", "task-1")
+                .is_err()
+        );
+        assert!(opener.open(wire.as_bytes(), &any()).is_err());
+
+        assert!(sealer.seal_payload("message", "", b"").is_err());
+        assert!(sealer.seal_payload("", "", b"").is_err());
+        assert!(sealer.seal_payload("a b", "", b"").is_err());
+        assert!(sealer.seal_payload("x", &"c".repeat(4097), b"").is_err());
+        let asked = open("message", "task-1").unwrap_err();
+        assert_eq!(asked.class(), ErrorClass::Permanent);
+    }
+}
+
+/// The signature of a task's body and that of a whole message are made with one key and one scheme.
+#[test]
+fn a_body_is_no_message_and_a_message_no_body() {
+    let signer = worker();
+    let trusting = opener(signer.certificate());
+    let message = MessageSealer::signed(Arc::clone(&signer))
+        .seal_json(STORED.as_bytes(), &to_celery())
+        .unwrap();
+    let wide = Policy::new()
+        .accept_content_type(taskseal::message::BOUND_CONTENT_TYPE)
+        .accept_content_encoding("binary");
+    let body_opener = trusting.clone().with_policy(wide);
+    let error = body_opener.open(message.as_bytes()).unwrap_err();
+    assert_eq!(error.reason(), "scope");
+    assert_eq!(reason_of(trusting.open(message.as_bytes())), "content-type");
+
+    let bodies = Sealer::new(Arc::clone(&signer))
+        .with_content(taskseal::message::BOUND_CONTENT_TYPE, "binary");
+    let body = bodies.seal_bytes(STORED.as_bytes()).unwrap();
+    let message_opener = MessageOpener::signed(trusting.clone());
+    assert_eq!(
+        reason(message_opener.open(body.as_bytes(), &any())),
+        "scope"
+    );
+    let plain = Sealer::new(signer).seal_bytes(STORED.as_bytes()).unwrap();
+    assert_eq!(
+        reason(message_opener.open(plain.as_bytes(), &any())),
+        "content-type"
+    );
+
+    // And the bytes of a message's content are not signed as a body.
+    let unpacked = taskseal::Format::Celery
+        .unpack(message.as_bytes(), |_| None)
+        .unwrap();
+    let again = bodies.seal_bytes(unpacked.body()).unwrap_err();
+    assert!(matches!(again, SealError::Reserved));
+    assert_eq!(again.class(), ErrorClass::Permanent);
+}
+
+fn reason_of(result: Result<taskseal::Opened<'_>, OpenError>) -> &'static str {
+    result.unwrap_err().reason()
+}
+
+#[test]
+fn strangers_are_refused_by_both_layers() {
+    let (signer, fernet_keys) = (worker(), fernet());
+    let trusting = opener(signer.certificate());
+    let opener = MessageOpener::signed_and_encrypted(trusting, fernet_keys.clone());
+    let wrong_token = MessageSealer::signed_and_encrypted(signer, fernet());
+    let wire = wrong_token
+        .seal_json(STORED.as_bytes(), &to_celery())
+        .unwrap();
+    assert_eq!(reason(opener.open(wire.as_bytes(), &any())), "token");
+
+    // Whoever has the Fernet key and no trusted certificate.
+    let stranger = other_key(Scheme::default());
+    let unknown = certificate(&stranger, "CN=stranger");
+    let stranger = Arc::new(SoftwareSigner::new(stranger, unknown).unwrap());
+    let wire = MessageSealer::signed_and_encrypted(stranger, fernet_keys)
+        .seal_json(STORED.as_bytes(), &to_celery())
+        .unwrap();
+    assert_eq!(
+        reason(opener.open(wire.as_bytes(), &any())),
+        "unknown-signer"
+    );
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused() {
+    let small = KombuMessage::new(b"[[], {}, {}]", "application/json", "utf-8");
+    for (sealer, opener) in forms() {
+        let wire = sealer.seal(&small, &to_celery()).unwrap();
+        for at in 0..wire.len() {
+            let mut bad = wire.clone().into_bytes();
+            bad[at] ^= 1;
+            assert!(opener.open(&bad, &any()).is_err(), "{at}");
+        }
+        for len in 0..wire.len() {
+            assert!(
+                opener.open(&wire.as_bytes()[..len], &any()).is_err(),
+                "{len}"
+            );
+        }
+        let url = wire.contains(['-', '_']) || STANDARD.decode(&wire).is_err();
+        let raw = match url {
+            true => URL_SAFE.decode(&wire).unwrap(),
+            false => STANDARD.decode(&wire).unwrap(),
+        };
+        for at in 0..raw.len() {
+            let mut bad = raw.clone();
+            bad[at] ^= 1;
+            for bad in [URL_SAFE.encode(&bad), STANDARD.encode(&bad)] {
+                assert!(opener.open(bad.as_bytes(), &any()).is_err(), "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_messages_never_open_and_never_panic() {
+    let mut random = Random::new(4);
+    for (sealer, opener) in forms() {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        for _ in 0..2000 {
+            let bad = mutate(&mut random, wire.as_bytes());
+            if bad != wire.as_bytes() {
+                assert!(opener.open(&bad, &any()).is_err());
+                assert!(opener.open_payload(&bad, "result", "x").is_err());
+            }
+        }
+    }
+}
+
+/// What a holder of the Fernet key can put inside, where no signature stands before the parser.
+#[test]
+fn damaged_json_inside_of_a_good_token_never_panics() {
+    let mut random = Random::new(5);
+    let fernet = fernet();
+    let opener = MessageOpener::encrypted(fernet.clone());
+    let mut read = 0;
+    for _ in 0..5000 {
+        let token = fernet
+            .encrypt(&mutate(&mut random, STORED.as_bytes()))
+            .unwrap();
+        let opened = opener.open(token.as_bytes(), &any());
+        let message = opened.and_then(|opened| opened.message());
+        read += usize::from(message.is_ok_and(|message| message.to_json().is_ok()));
+    }
+    assert!((1..5000).contains(&read), "{read}");
+}
+
+#[test]
+fn sizes_are_limited_before_anything_is_decoded() {
+    for (sealer, opener) in forms() {
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        let limit = |len| opener.clone().with_max_len(len);
+        assert!(limit(wire.len()).open(wire.as_bytes(), &any()).is_ok());
+        assert_eq!(
+            reason(limit(wire.len() - 1).open(wire.as_bytes(), &any())),
+            "too-large"
+        );
+        assert_eq!(
+            reason(opener.open(&vec![b'A'; 65 << 20], &any())),
+            "too-large"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_a_message_is_not_sealed() {
+    let (sealer, _) = signed_and_encrypted();
+    for bad in [
+        "",
+        "[]",
+        "{}",
+        r#"{"body": 1}"#,
+        r#"{"body": "", "headers": []}"#,
+    ] {
+        let error = sealer.seal_json(bad.as_bytes(), &to_celery()).unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Permanent, "{bad}");
+    }
+    let long = Destination::any().with_queue(&"q".repeat(4097));
+    assert!(sealer.seal_json(STORED.as_bytes(), &long).is_err());
+}
