@@ -14,6 +14,7 @@ pub use crate::certificate::CertificateError;
 pub use crate::certificate::issue::IssueError;
 pub use crate::envelope::EnvelopeError;
 pub use crate::fernet::FernetError;
+pub use crate::fernet::body::BodyError;
 pub use crate::message::{BoundError, KombuError, MessageError, MessageSealError, ReplayError};
 pub use crate::open::OpenError;
 pub use crate::pss::SchemeError;

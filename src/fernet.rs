@@ -11,6 +11,7 @@
 //!
 //! Where the keys are is the matter of a [`FernetKeys`]; [`software::SoftwareKeys`] has them in memory.
 
+pub mod body;
 #[cfg(feature = "software")]
 pub mod software;
 
