@@ -234,6 +234,19 @@ fn what_is_read_signs_for_its_certificate() {
 }
 
 #[test]
+fn one_key_signs_under_several_schemes() {
+    let first = support::keys::key(2048, Scheme::default());
+    let public = first.public_key().clone();
+    for scheme in schemes() {
+        let again = first.with_scheme(scheme).unwrap();
+        assert_eq!(again.scheme(), scheme);
+        let signature = again.sign_message(b"a message").unwrap();
+        assert!(public.verifies(b"a message", &signature, scheme));
+    }
+    assert_eq!(first.scheme(), Scheme::default());
+}
+
+#[test]
 fn a_key_needs_its_own_certificate() {
     let Some(made) = Made::get("a_key_needs_its_own_certificate") else {
         return;

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use support::keys::{certificate, hours, key, other_key, signer, with_serial};
 use taskseal::certificate::issue;
 use taskseal::pss::Scheme;
-use taskseal::store::fs::{ExpiredCertificates, Options, Reload};
+use taskseal::store::fs::{ExpiredCertificates, Options, Reload, Stamp};
 use taskseal::{
     CertStore, Certificate, ErrorClass, FsCertStore, MemoryCertStore, Opener, Sealer, StoreError,
 };
@@ -155,6 +155,35 @@ fn what_is_no_regular_file_is_an_error_and_is_not_waited_for() {
         error.to_string().contains("pipe: it is not a regular file"),
         "{error}"
     );
+}
+
+#[test]
+fn a_stamp_changes_when_files_do() {
+    let dir = Dir::new();
+    let file = dir.file("a.pem", named("CN=a").to_pem());
+    let pattern = dir.path().join("*.pem");
+    let stamp = |path: &Path| Stamp::of(path).unwrap();
+    let stamps = || [stamp(dir.path()), stamp(&file), stamp(&pattern)];
+    let before = stamps();
+    assert_eq!(stamps(), before);
+    // Hidden files and directories are no part of a store.
+    dir.file(".hidden", "x");
+    dir.file("sub/b.pem", named("CN=b").to_pem());
+    assert_eq!(stamps(), before);
+    dir.file("b.pem", named("CN=b").to_pem());
+    let added = stamps();
+    assert_ne!(added[0], before[0]);
+    assert_eq!(added[1], before[1]);
+    assert_ne!(added[2], before[2]);
+    dir.file("a.pem", named("CN=another").to_pem() + "\n");
+    let written = stamps();
+    assert!((0..3).all(|at| written[at] != added[at]));
+    fs::remove_file(dir.path().join("b.pem")).unwrap();
+    assert_ne!(stamp(dir.path()), written[0]);
+    assert!(matches!(
+        Stamp::of(dir.path().join("none")),
+        Err(StoreError::NotFound { .. })
+    ));
 }
 
 #[test]

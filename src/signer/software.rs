@@ -4,6 +4,7 @@
 //! could load a private key.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -28,9 +29,10 @@ use crate::signer::{SignError, Signature, Signer, SigningKey, check_pair};
 /// A private RSA key of 2048 to 8192 bits in memory.
 ///
 /// The key lives in `aws-lc`, which clears its memory when the key is dropped; the bytes it was read from are cleared
-/// as soon as they are parsed.
+/// as soon as they are parsed. Clones share the one key.
+#[derive(Clone)]
 pub struct SoftwareKey {
-    pair: RsaKeyPair,
+    pair: Arc<RsaKeyPair>,
     public_key: PublicKey,
     scheme: Scheme,
 }
@@ -99,9 +101,21 @@ impl SoftwareKey {
         KeySizes::default().check(public_key.bits())?;
         scheme.salt_len(public_key.bits())?;
         Ok(Self {
-            pair,
+            pair: Arc::new(pair),
             public_key,
             scheme,
+        })
+    }
+
+    /// The same key, signing under another scheme.
+    ///
+    /// # Errors
+    /// [`SchemeError::KeyTooSmall`] when digest and salt do not fit it.
+    pub fn with_scheme(&self, scheme: Scheme) -> Result<Self, SchemeError> {
+        scheme.salt_len(self.public_key.bits())?;
+        Ok(Self {
+            scheme,
+            ..self.clone()
         })
     }
 }

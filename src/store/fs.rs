@@ -270,6 +270,43 @@ pub struct Surveyed {
     pub result: Result<Certificate, StoreError>,
 }
 
+/// What is known of the files of a store without reading them: their names, lengths, times and, on Unix, inodes. While
+/// it stays the same, reading the store again would find what it found before.
+///
+/// Of a file that is written twice within the file system's resolution of time, with the same length, only the first
+/// change is seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>, u64)>);
+
+impl Stamp {
+    /// Looks at a directory, a file or a pattern. A file that vanishes meanwhile is left out.
+    ///
+    /// # Errors
+    /// [`StoreError`] when there is nothing to look at: the path or pattern is bad, or a directory cannot be read.
+    pub fn of(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let files = files_of(path.as_ref())?.into_iter();
+        Ok(Self(
+            files
+                .filter_map(|file| {
+                    let metadata = std::fs::metadata(&file).ok()?;
+                    let inode = inode(&metadata);
+                    Some((file, metadata.len(), metadata.modified().ok(), inode))
+                })
+                .collect(),
+        ))
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &std::fs::Metadata) -> u64 {
+    0
+}
+
 /// The files of a store, in the order of their names.
 fn files_of(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let read_error = |source| StoreError::Read {
