@@ -1,0 +1,45 @@
+//! Bytes that come from Python.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
+
+/// `bytes` or `str` (as UTF-8) without a copy; `bytearray` and `memoryview`, which can change, are copied.
+pub(crate) enum Input<'py> {
+    Bytes(Bound<'py, PyBytes>),
+    Text(Bound<'py, PyString>),
+    Copied(Vec<u8>),
+}
+
+impl Input<'_> {
+    /// The bytes. They stay as they are while the GIL is released: `bytes` and `str` never change.
+    pub(crate) fn as_bytes(&self) -> PyResult<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.as_bytes()),
+            Self::Text(text) => Ok(text.to_str()?.as_bytes()),
+            Self::Copied(bytes) => Ok(bytes),
+        }
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Input<'py> {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = object.cast::<PyBytes>() {
+            Ok(Self::Bytes(bytes.to_owned()))
+        } else if let Ok(text) = object.cast::<PyString>() {
+            Ok(Self::Text(text.to_owned()))
+        } else if let Ok(bytes) = object.cast::<PyByteArray>() {
+            Ok(Self::Copied(bytes.to_vec()))
+        } else if let Ok(view) = object.cast::<PyMemoryView>() {
+            let bytes = view.call_method0("tobytes")?;
+            Ok(Self::Copied(bytes.cast::<PyBytes>()?.as_bytes().to_vec()))
+        } else {
+            let kind = object.get_type().name()?;
+            Err(PyTypeError::new_err(format!(
+                "bytes or str is wanted, not {kind}"
+            )))
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The compiled half of the Python package `taskseal`: the library's types as Python classes.
+//!
+//! Rules of this crate:
+//!
+//! * The GIL is released around every signature and verification.
+//! * What Python code can change (a store, the token that was opened) is read and written with the GIL held, and for a
+//!   moment only. A fork holds the GIL too, so a child never inherits a lock that somebody else had.
+//! * No error, `repr` or log line holds a PIN, a password, a key or the body of a message.
+
+mod certificate;
+mod choices;
+mod errors;
+mod fernet;
+mod input;
+mod key;
+mod logging;
+mod open;
+mod seal;
+mod signer;
+mod store;
+
+use pyo3::prelude::*;
+
+/// The compiled half of taskseal.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    logging::install(module.py())?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<certificate::Certificate>()?;
+    module.add_class::<signer::Signer>()?;
+    module.add_class::<key::PrivateKey>()?;
+    module.add_class::<store::CertStore>()?;
+    module.add_class::<open::Policy>()?;
+    module.add_class::<open::Opener>()?;
+    module.add_class::<open::Opened>()?;
+    module.add_class::<seal::Sealer>()?;
+    module.add_class::<fernet::Fernet>()?;
+    module.add_class::<fernet::MultiFernet>()?;
+    module.add_function(wrap_pyfunction!(open::inspect_unverified, module)?)?;
+    Ok(())
+}

@@ -1,0 +1,147 @@
+"""Keys, certificates and tokens that the tests share. Everything lies in temporary directories."""
+
+import datetime
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+
+import taskseal
+
+PIN = "90210754"
+DAY = datetime.timedelta(days=1)
+
+
+@dataclass
+class Identity:
+    """A key and a certificate for it."""
+
+    key: rsa.RSAPrivateKey
+    certificate: x509.Certificate
+
+    @property
+    def key_pem(self):
+        return self.private(serialization.NoEncryption())
+
+    def private(self, encryption):
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+        ).decode()
+
+    @property
+    def pem(self):
+        return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    @property
+    def native(self):
+        return taskseal.Certificate(self.pem)
+
+    def signer(self, **options):
+        return taskseal.Signer.from_software_pem(self.key_pem, self.native, **options)
+
+
+KEYS = {}
+
+
+def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer=None):
+    """Makes a certificate that is its own issuer. Keys are made once per `nth`, which is the name unless given."""
+    nth = name if nth is None else nth
+    if (bits, nth) not in KEYS:
+        KEYS[bits, nth] = rsa.generate_private_key(65537, bits)
+    key = KEYS[bits, nth]
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer or subject)
+        .subject_name(subject)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before(now + start)
+        .not_valid_after(now + end)
+        .sign(key, hashes.SHA256())
+    )
+    return Identity(key, certificate)
+
+
+@pytest.fixture(scope="session")
+def alice():
+    return identity("alice")
+
+
+@pytest.fixture(scope="session")
+def bob():
+    return identity("bob")
+
+
+def softhsm_module():
+    """The path of SoftHSM's module, as `scripts/lib.sh` looks for it."""
+    places = [
+        os.environ.get("SOFTHSM2_MODULE", ""),
+        "/usr/lib/softhsm/libsofthsm2.so",
+        *map(str, Path("/usr/lib").glob("*/softhsm/libsofthsm2.so")),
+        "/usr/lib64/pkcs11/libsofthsm2.so",
+        "/usr/lib64/softhsm/libsofthsm.so",
+        "/usr/local/lib/softhsm/libsofthsm2.so",
+    ]
+    return next((place for place in places if place and os.path.isfile(place)), None)
+
+
+@dataclass
+class Token:
+    """A SoftHSM token with the key of an identity."""
+
+    module: str
+    identity: Identity
+    configuration: str
+
+    @property
+    def uri(self):
+        return f"{self.uri_without_pin}&pin-value={PIN}"
+
+    @property
+    def uri_without_pin(self):
+        return f"pkcs11:token=tests;object=worker?module-path={self.module}"
+
+
+def make_token(directory, identity):
+    """Makes a token in this directory. The variable SOFTHSM2_CONF has to name its configuration from now on."""
+    module = softhsm_module()
+    if module is None:
+        skip("SoftHSM is not installed")
+    (directory / "tokens").mkdir()
+    configuration = directory / "softhsm2.conf"
+    configuration.write_text(
+        f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
+    )
+    key = directory / "key.pem"
+    key.write_text(identity.key_pem)
+    environment = {**os.environ, "SOFTHSM2_CONF": str(configuration)}
+    for arguments in (
+        ["--init-token", "--free", "--label", "tests", "--so-pin", "12345678", "--pin", PIN],
+        ["--import", str(key), "--token", "tests", "--label", "worker", "--id", "01", "--pin", PIN],
+    ):
+        subprocess.run(["softhsm2-util", *arguments], env=environment, check=True, capture_output=True)
+    key.unlink()
+    return Token(module, identity, str(configuration))
+
+
+@pytest.fixture(scope="session")
+def token(tmp_path_factory, alice):
+    """Alice's key on a token. One per test process: SoftHSM reads its configuration once."""
+    made = make_token(tmp_path_factory.mktemp("softhsm"), alice)
+    os.environ["SOFTHSM2_CONF"] = made.configuration
+    return made
+
+
+def skip(reason):
+    """Skips a test, which CI forbids."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"would be skipped, which CI=true forbids: {reason}")
+    pytest.skip(reason)

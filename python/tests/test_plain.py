@@ -1,0 +1,318 @@
+"""The plain Python API: seal, open, keys in memory and on tokens."""
+
+import json
+import pickle
+import threading
+import time
+
+import pytest
+from conftest import DAY, PIN, identity
+from cryptography.fernet import Fernet as TheirFernet
+from cryptography.fernet import MultiFernet as TheirMultiFernet
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+
+import taskseal
+from taskseal.errors import (
+    CertificateError,
+    ConfigurationError,
+    FernetError,
+    KeyError,
+    OpenError,
+    SealError,
+    SignError,
+    StoreError,
+    TasksealError,
+)
+
+VALUE = [["Ålice", 1.5, None], {"key": "välue"}, {}]
+
+
+def opener(*identities, **policy):
+    return taskseal.Opener(taskseal.CertStore([one.native for one in identities]), taskseal.Policy(**policy))
+
+
+def refused(open_it):
+    with pytest.raises(OpenError) as raised:
+        open_it()
+    assert raised.value.error_class == "rejected" and not raised.value.is_retryable
+    assert str(raised.value)
+    return raised.value.reason
+
+
+@pytest.mark.parametrize("format", ["celery", "celery-raw", "celery-5.4"])
+@pytest.mark.parametrize("digest", ["sha256", "sha384", "SHA512"])
+@pytest.mark.parametrize("salt", ["digest", "max"])
+def test_what_is_sealed_is_opened(alice, format, digest, salt):
+    sealed = taskseal.Sealer(alice.signer(digest=digest, salt=salt), format=format).seal(VALUE)
+    assert type(sealed) is (bytes if format == "celery-raw" else str)
+    opened = opener(alice, digest=digest, formats=[format]).open(sealed)
+    assert opened.json() == VALUE
+    assert (opened.format, opened.digest, opened.salt) == (format, digest.lower(), salt)
+    assert opened.signer == alice.native and opened.signer.id == "alice 7"
+    assert (opened.content_type, opened.content_encoding) == ("application/json", "utf-8")
+    assert json.loads(opened.body) == VALUE
+
+
+def test_bytes_of_any_kind_are_taken(alice):
+    sealer = taskseal.Sealer(alice.signer(), content_type="application/x-msgpack", content_encoding="binary")
+    for body in (b"\x00\xff", bytearray(b"\x00\xff"), memoryview(b"\x00\xff")):
+        sealed = sealer.seal_bytes(body)
+        for wire in (sealed, sealed.encode(), bytearray(sealed.encode()), memoryview(sealed.encode())):
+            assert opener(alice, content_types=["application/x-msgpack"]).open(wire).body == b"\x00\xff"
+    for other in (None, 1, [b"x"], object()):
+        with pytest.raises(TypeError):
+            sealer.seal_bytes(other)
+        with pytest.raises(TypeError):
+            opener(alice).open(other)
+
+
+def test_refusals_have_a_reason(alice, bob):
+    sealer = taskseal.Sealer(alice.signer())
+    sealed = sealer.seal(VALUE)
+    ours = opener(alice)
+    assert refused(lambda: ours.open(sealed[:-8])) in ("malformed", "bad-signature")
+    assert refused(lambda: ours.open("not an envelope")) == "malformed"
+    assert refused(lambda: ours.open(b"")) == "malformed"
+    assert refused(lambda: opener(bob).open(sealed)) == "unknown-signer"
+    assert refused(lambda: opener(identity("alice", nth="another")).open(sealed)) == "bad-signature"
+    assert refused(lambda: opener(alice, digest="sha512").open(sealed)) == "bad-signature"
+    assert refused(lambda: opener(alice, salts=["max"]).open(sealed)) == "bad-signature"
+    assert refused(lambda: opener(alice, max_message_len=100).open(sealed)) == "too-large"
+    assert refused(lambda: opener(alice, content_types=["a/b"]).open(sealed)) == "content-type"
+    assert refused(lambda: ours.open_message("application/json", sealed)) == "not-sealed"
+    assert ours.open_message("application/data", sealed).json() == VALUE
+    assert refused(lambda: ours.open(sealed, at=time.time() + 2 * DAY.total_seconds())) == "expired"
+    assert refused(lambda: ours.open(sealed, at=time.time() - 2 * DAY.total_seconds())) == "not-yet-valid"
+
+
+def test_arguments_that_make_no_sense(alice):
+    for wrong in (
+        lambda: alice.signer(digest="md5"),
+        lambda: alice.signer(salt="20"),
+        lambda: taskseal.Sealer(alice.signer(), format="celery-9"),
+        lambda: taskseal.Policy(salts=[]),
+        lambda: taskseal.Policy(clock_skew=-1),
+        lambda: taskseal.Policy(clock_skew=float("nan")),
+        lambda: opener(alice).open("x", at=float("inf")),
+        lambda: taskseal.CertStore.open("/", expired="maybe"),
+        lambda: taskseal.CertStore().reload(),
+        lambda: taskseal.MultiFernet([]),
+    ):
+        with pytest.raises(ConfigurationError):
+            wrong()
+    sealer = taskseal.Sealer(alice.signer())
+    for value in (float("nan"), {"a": object()}):
+        with pytest.raises(SealError):
+            sealer.seal(value)
+    with pytest.raises(SealError):
+        taskseal.Sealer(alice.signer(), content_type="a/b").seal([])
+
+
+def test_errors_have_one_root_and_can_be_pickled(alice):
+    for kind in (CertificateError, ConfigurationError, FernetError, KeyError, OpenError, SealError, SignError, StoreError):
+        assert issubclass(kind, TasksealError)
+    with pytest.raises(TasksealError) as raised:
+        opener(alice).open("x")
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert (type(again), str(again), again.reason) == (OpenError, str(raised.value), "malformed")
+
+
+def test_keys_in_memory(alice, bob):
+    protected = alice.private(BestAvailableEncryption(b"s3cret"))
+    signer = taskseal.Signer.from_software_pem(protected, alice.native, password="s3cret")
+    assert alice.native.verifies(b"message", signer.sign(b"message"))
+    assert not signer.is_token and "in memory" in repr(signer)
+    for key, certificate, password, kind in (
+        (protected, alice, None, KeyError),
+        (protected, alice, "wr0ng", KeyError),
+        (alice.key_pem, alice, "s3cret", KeyError),
+        (alice.key_pem, bob, None, SignError),
+        (alice.pem, alice, None, KeyError),
+        ("", alice, None, KeyError),
+        (identity("small", bits=1024).key_pem, alice, None, KeyError),
+    ):
+        with pytest.raises(kind) as raised:
+            taskseal.Signer.from_software_pem(key, certificate.native, password=password)
+        assert "wr0ng" not in str(raised.value)
+
+
+def test_certificates(alice):
+    certificate = alice.native
+    assert (certificate.id, certificate.issuer, certificate.serial_number) == ("alice 7", "alice", 7)
+    assert (certificate.subject, certificate.key_bits) == ("CN=alice", 2048)
+    assert certificate.not_before < time.time() < certificate.not_after
+    assert not certificate.has_expired() and certificate.has_expired(certificate.not_after)
+    assert certificate.is_not_yet_valid(certificate.not_before - 1)
+    assert taskseal.Certificate(certificate.der()) == taskseal.Certificate(certificate.to_pem().encode()) == certificate
+    assert len({certificate, taskseal.Certificate(alice.pem)}) == 1
+    assert identity("large", serial=2**159 - 1).native.serial_number == 2**159 - 1
+    for wrong in ("", b"\x30\x82", alice.key_pem):
+        with pytest.raises(CertificateError):
+            taskseal.Certificate(wrong)
+
+
+def test_a_store_in_memory(alice, bob):
+    store = taskseal.CertStore([alice.native])
+    assert len(store) == 1 and "alice 7" in store and store.get("bob 7") is None
+    with pytest.raises(StoreError, match="two certificates"):
+        store.add(alice.native)
+    store.add(bob.native)
+    assert [one.id for one in store.certificates()] == ["alice 7", "bob 7"]
+    assert store.remove("alice 7") and not store.remove("alice 7")
+    sealed = taskseal.Sealer(alice.signer()).seal(VALUE)
+    ours = taskseal.Opener(store)
+    assert refused(lambda: ours.open(sealed)) == "unknown-signer"
+    store.add(alice.native)
+    assert ours.open(sealed).json() == VALUE
+
+
+def test_a_directory_is_read_again_when_it_changes(alice, bob, tmp_path, caplog):
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    store = taskseal.CertStore.open(tmp_path, reload_interval=0)
+    kept = taskseal.CertStore.open(tmp_path, reload_interval=None)
+    ours = taskseal.Opener(store)
+    sealed = {one.native.id: taskseal.Sealer(one.signer()).seal(VALUE) for one in (alice, bob)}
+    assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
+    (tmp_path / "bob.pem").write_text(bob.pem)
+    assert ours.open(sealed["bob 7"]).json() == VALUE
+    (tmp_path / "alice.pem").unlink()
+    # What is no certificate is left out, and keeps nobody else out.
+    (tmp_path / "broken.pem").write_text("no certificate")
+    (tmp_path / "twice.pem").write_text(bob.pem)
+    assert refused(lambda: ours.open(sealed["alice 7"])) == "unknown-signer"
+    assert "broken.pem" in caplog.text and "bob 7" in caplog.text
+    assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
+    (tmp_path / "twice.pem").unlink()
+    assert ours.open(sealed["bob 7"]).json() == VALUE
+    with pytest.raises(StoreError, match="broken.pem"):
+        store.reload()
+    assert [one.id for one in kept.certificates()] == ["alice 7"]
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
+    tmp_path.rmdir()
+    assert len(store) == 0
+
+
+def test_a_key_on_a_token(token):
+    signer = taskseal.Signer.from_uri(token.uri, token.identity.native)
+    assert signer.is_token and PIN not in repr(signer)
+    sealed = taskseal.Sealer(signer).seal(VALUE)
+    assert opener(token.identity).open(sealed).json() == VALUE
+    key = taskseal.PrivateKey.from_uri(token.uri)
+    for digest in ("sha256", "sha512", "sha256"):
+        assert token.identity.native.verifies(b"message", key.sign(b"message", digest), digest)
+
+
+def test_a_token_is_opened_by_the_first_signature(token, bob):
+    asked = []
+
+    def pin():
+        asked.append(threading.current_thread())
+        return PIN
+
+    signer = taskseal.Signer.from_uri(token.uri_without_pin, token.identity.native, pin=pin)
+    assert signer.certificate == token.identity.native and not asked
+    signer.open()
+    signer.sign(b"message")
+    # The process may be logged in by another test already: a PIN is asked for when one is needed.
+    assert len(asked) <= 1
+    for wrong, kind in (
+        ("pkcs11:token=nobody;object=worker", SignError),
+        ("pkcs11:nonsense", KeyError),
+        ("file:/etc/passwd", KeyError),
+    ):
+        with pytest.raises(kind):
+            taskseal.Signer.from_uri(wrong + f"?module-path={token.module}&pin-value=7531", bob.native).sign(b"")
+    with pytest.raises(SignError):
+        taskseal.Signer.from_uri(token.uri, bob.native).sign(b"message")
+
+
+def test_a_pin_is_never_shown(token):
+    secret = "87654321"
+    for pin in (secret, lambda: secret, lambda: None, lambda: 1 / 0):
+        signer = taskseal.Signer.from_uri(
+            token.uri_without_pin.replace("object=worker", "object=none"), token.identity.native, pin=pin, deadline=5
+        )
+        with pytest.raises(SignError) as raised:
+            signer.sign(b"message")
+        assert secret not in repr(signer) + str(raised.value) + repr(raised.value)
+    with pytest.raises(TypeError):
+        taskseal.Signer.from_uri(token.uri_without_pin, pin=7)
+
+
+def test_threads_sign_and_open_at_once(token):
+    signer = taskseal.Signer.from_uri(token.uri, token.identity.native)
+    sealer, ours = taskseal.Sealer(signer), opener(token.identity)
+    failed = []
+
+    def work(number):
+        try:
+            for turn in range(20):
+                assert ours.open(sealer.seal([number, turn])).json() == [number, turn]
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_the_gil_is_released_while_signing():
+    """A thread that only counts gets on while another one signs with a large key."""
+    large = identity("large key", bits=8192)
+    signer = large.signer()
+    counted, stop = [0], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            counted[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        start = time.monotonic()
+        gains = []
+        while time.monotonic() - start < 0.5:
+            before = counted[0]
+            signer.sign(b"message")
+            gains.append(counted[0] - before)
+        # One signature takes far longer than a turn of the loop. With the GIL held, the other thread would get on only
+        # between two signatures.
+        assert sorted(gains)[len(gains) // 2] > 100
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_fernet_reads_and_writes_what_cryptography_does():
+    keys = [taskseal.Fernet.generate_key() for _ in range(2)]
+    ours = [taskseal.Fernet(key) for key in keys]
+    theirs = [TheirFernet(key) for key in keys]
+    for data in (b"", b"x", b"\x00" * 100_000):
+        assert theirs[0].decrypt(ours[0].encrypt(data)) == data
+        assert ours[0].decrypt(theirs[0].encrypt(data)) == data
+        assert ours[0].decrypt(theirs[0].encrypt(data).decode()) == data
+        assert taskseal.MultiFernet(ours).decrypt(theirs[1].encrypt(data)) == data
+        assert TheirMultiFernet(theirs).decrypt(taskseal.MultiFernet(ours).rotate(theirs[1].encrypt(data))) == data
+    with pytest.raises(FernetError):
+        ours[1].decrypt(ours[0].encrypt(b"x"))
+    old = theirs[0].encrypt_at_time(b"x", int(time.time()) - 100)
+    assert ours[0].decrypt(old, ttl=200) == b"x"
+    with pytest.raises(FernetError):
+        ours[0].decrypt(old, ttl=50)
+    for wrong in ("", "x" * 44, keys[0][:-1]):
+        with pytest.raises(FernetError) as raised:
+            taskseal.Fernet(wrong)
+        assert "xxx" not in str(raised.value)
+
+
+def test_a_message_can_be_looked_at(alice):
+    parts = taskseal.inspect_unverified(taskseal.Sealer(alice.signer()).seal(VALUE))
+    assert (parts["signer"], parts["format"], len(parts["signature"])) == ("alice 7", "celery", 256)
+    assert json.loads(parts["body"]) == VALUE
+    with pytest.raises(OpenError):
+        taskseal.inspect_unverified("x")
