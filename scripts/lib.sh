@@ -258,3 +258,16 @@ run_matrix() {
     local run=(cargo test --locked --quiet --workspace --test matrix --)
     "${run[@]}" --skip locking_out && "${run[@]}" locking_out
 }
+
+# --- The Python package ----------------------------------------------------------------------------------------------
+
+# python_package VENV [MATURIN_ARGUMENT...]: builds the package of python/ and installs it into the environment.
+python_package() {
+    local venv=$1 wheels=${CARGO_TARGET_DIR:-target}/wheels
+    shift
+    rm -rf "$wheels"
+    "$venv/bin/maturin" build --locked --quiet --manifest-path python/Cargo.toml --interpreter "$venv/bin/python" \
+        --out "$wheels" "$@" || return 1
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps --force-reinstall \
+        "$wheels"/taskseal-*.whl
+}

@@ -1,0 +1,96 @@
+"""taskseal for Celery: a drop-in for `celery.security`, and transports that seal whole messages.
+
+`setup_security` makes an application sign and verify the bodies of its messages as Celery's own does, with keys that may be
+on a PKCS#11 token. See `docs/celery.md` for what is refused, and for sealing whole messages.
+"""
+
+from celery.exceptions import ImproperlyConfigured
+from kombu.serialization import disable_insecure_serializers, registry
+
+from .certificate import Certificate, CertStore, FSCertStore
+from .key import PrivateKey, is_uri
+from .serialization import SecureSerializer, register_auth
+
+__all__ = (
+    "CertStore",
+    "Certificate",
+    "FSCertStore",
+    "PrivateKey",
+    "SecureSerializer",
+    "disable_untrusted_serializers",
+    "register_auth",
+    "setup_security",
+)
+
+SECURITY_SETTING_MISSING = """\
+Sorry, but you have to configure the
+    * security_key
+    * security_certificate, and the
+    * security_cert_store
+configuration settings to use the auth serializer.
+
+Please see the configuration reference for more information.
+"""
+
+SETTING_MISSING = """\
+You have to configure a special task serializer
+for signing and verifying tasks:
+    * task_serializer = 'auth'
+
+You have to accept only tasks which are serialized with 'auth'.
+There is no point in signing messages if they are not verified.
+    * accept_content = ['auth']
+"""
+
+
+def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
+                   serializer="json", app=None, *, salt="digest", reload_interval=5.0):  # fmt: skip
+    """Makes `app` sign what it sends and accept nothing that is not signed.
+
+    As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
+    the file of a key or the ``pkcs11:`` URI of one on a token, then `key_password` is the PIN if the URI names no source for
+    it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`.
+    """
+    if app is None:
+        from celery import current_app
+
+        app = current_app._get_current_object()
+
+    disable_insecure_serializers(allowed_serializers)
+
+    conf = app.conf
+    if conf.task_serializer != "auth" or conf.accept_content != ["auth"]:
+        raise ImproperlyConfigured(SETTING_MISSING)
+
+    key = key or conf.security_key
+    key_password = key_password or conf.security_key_password
+    cert = cert or conf.security_certificate
+    store = store or conf.security_cert_store
+    digest = digest or conf.security_digest
+
+    if not (key and cert and store):
+        raise ImproperlyConfigured(SECURITY_SETTING_MISSING)
+
+    register_auth(
+        key if is_uri(key) else read(key),
+        key_password,
+        read(cert),
+        store,
+        digest,
+        serializer,
+        accept=allowed_serializers or (),
+        salt=salt,
+        reload_interval=reload_interval,
+    )
+    registry._set_default_serializer("auth")
+
+
+def disable_untrusted_serializers(whitelist=None):
+    """Lets kombu load only what these serializers made."""
+    disable_insecure_serializers(allowed=whitelist)
+
+
+def read(path):
+    """The text of a file."""
+    with open(path, encoding="utf-8") as file:
+        return file.read()

@@ -1,0 +1,107 @@
+"""X.509 certificates and stores of them, as `celery.security.certificate` has them."""
+
+from celery.exceptions import SecurityError
+from kombu.utils.encoding import bytes_to_str, ensure_bytes
+
+from .. import _native
+from .utils import get_digest_algorithm, reraise_errors
+
+__all__ = ("CertStore", "Certificate", "FSCertStore")
+
+#: The smallest RSA key that is trusted, in bits.
+MIN_KEY_BITS = 2048
+
+
+class Certificate:
+    """X.509 certificate."""
+
+    def __init__(self, cert):
+        with reraise_errors("Invalid certificate: {0}", errors=(Exception,)):
+            self.native = cert if isinstance(cert, _native.Certificate) else _native.Certificate(ensure_bytes(cert))
+            if self.native.key_bits < MIN_KEY_BITS:
+                raise ValueError(f"a key of {self.native.key_bits} bits is too weak; {MIN_KEY_BITS} are needed")
+
+    def has_expired(self):
+        """Check if the certificate has expired."""
+        return self.native.has_expired()
+
+    def get_pubkey(self):
+        """The public key, as an object of `cryptography`, which has to be installed for this."""
+        from cryptography.x509 import load_der_x509_certificate
+
+        return load_der_x509_certificate(self.native.der()).public_key()
+
+    def get_serial_number(self):
+        """Return the serial number in the certificate."""
+        return self.native.serial_number
+
+    def get_issuer(self):
+        """Return issuer (CA) as a string."""
+        return self.native.issuer
+
+    def get_id(self):
+        """Serial number/issuer pair uniquely identifies a certificate."""
+        return self.native.id
+
+    def verify(self, data, signature, digest):
+        """Verify signature for string containing data."""
+        digest = get_digest_algorithm(digest)
+        if self.has_expired():
+            raise SecurityError(f"Expired certificate: {self.get_id()!r}")
+        if self.native.is_not_yet_valid():
+            raise SecurityError(f"Certificate that is not valid yet: {self.get_id()!r}")
+        if not self.native.allows_signatures():
+            raise SecurityError(f"Certificate that is not for signing: {self.get_id()!r}")
+        with reraise_errors("Bad signature: {0}", errors=(Exception,)):
+            if not self.native.verifies(ensure_bytes(data), ensure_bytes(signature), digest):
+                raise ValueError("it is not this key's signature of this data with this digest")
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.get_id()!r}>"
+
+
+class CertStore:
+    """Base class for certificate stores."""
+
+    def __init__(self):
+        self.native = _native.CertStore()
+
+    def itercerts(self):
+        """Return certificate iterator."""
+        for certificate in self.native.certificates():
+            yield Certificate(certificate)
+
+    def __getitem__(self, id):
+        """Get certificate by id."""
+        try:
+            found = self.native.get(bytes_to_str(id))
+        except UnicodeError:
+            found = None
+        if found is None:
+            raise SecurityError(f"Unknown certificate: {id!r}")
+        return Certificate(found)
+
+    def add_cert(self, cert):
+        """Add a certificate."""
+        if cert.get_id() in self.native:
+            raise SecurityError(f"Duplicate certificate: {cert.get_id()!r}")
+        with reraise_errors("Unable to add the certificate: {0}"):
+            self.native.add(cert.native)
+
+
+class FSCertStore(CertStore):
+    """File system certificate store: a directory, a file, or a pattern.
+
+    It looks for changes when it is used, at most every `reload_interval` seconds; None for never. A certificate that was
+    taken away is unknown from then on, and a file that is no certificate is left out with an error in the log. At the start
+    nothing is left out: an unreadable or expired file is a `SecurityError`, as in Celery, and so is an empty store.
+    """
+
+    def __init__(self, path, reload_interval=5.0):
+        with reraise_errors("Unable to load the certificate store: {0}"):
+            self.native = _native.CertStore.open(path, reload_interval=reload_interval)
+        for _ in self.itercerts():
+            pass  # each is checked by being made
+
+    def add_cert(self, cert):
+        raise SecurityError("This store is read from files: put the certificate there")
