@@ -1,27 +1,30 @@
 //! [`Guard`]: the one owner of a module in a process. It starts it, starts it anew, and keeps its rules.
 //!
 //! * No call is in the module while it is finalised: what `C_Finalize` does to a call in progress is undefined
-//!   (PKCS#11 v3.1, section 5.4.2). So there is no new start while a call that was written off is still inside.
+//!   (PKCS#11 v3.1, section 5.4.2). Where calls do not come out, another [`Instance`] of the module is used from then on,
+//!   if it has such; else there is no new start.
 //! * A session belongs to the *epoch* in which it was opened. After a new start it is neither used nor closed: its
 //!   number may be somebody else's by then.
 //! * In a forked child nothing is called on what the parent opened. The child has guards of its own.
 
 mod calls;
+mod instance;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use self::calls::GuardedSession;
+use self::instance::{Instance, Others, Outcome};
 use super::builder::Builder;
 use super::error::Error;
 use super::fork::{Call, watch};
 use super::health::count_reload;
 use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
-use super::process::{Deadline, PerProcess, TimedLock};
+use super::process::{Deadline, PerProcess};
 use super::rv::Rv;
 
 /// A module of this process. Cheap to clone.
@@ -29,20 +32,16 @@ use super::rv::Rv;
 pub(crate) struct Guard(Arc<Shared>);
 
 struct Shared {
+    /// The first instance: what the module is known by.
     module: Arc<dyn Module>,
     pid: u32,
     /// An ancestor of this process used modules, perhaps this one.
     forked: bool,
     /// Counts the starts.
     epoch: AtomicU64,
-    /// No call may go in: the module is not initialised, or about to be finalised.
-    closed: AtomicBool,
-    /// How many calls are inside.
-    inside: AtomicUsize,
-    /// How many calls nobody waits for any more.
-    stuck: AtomicUsize,
-    /// Sessions are opened and closed one at a time: tpm2-pkcs11's session table takes no lock and crashed otherwise.
-    sessions: TimedLock,
+    /// The instance in use.
+    instance: RwLock<Arc<Instance>>,
+    others: Mutex<Others>,
     state: Mutex<State>,
     changed: Condvar,
     reloads: AtomicU64,
@@ -202,14 +201,12 @@ impl Guard {
     fn new(module: Arc<dyn Module>, forked: bool) -> Self {
         watch();
         Self(Arc::new(Shared {
+            instance: RwLock::new(Instance::new(module.clone(), 0)),
             module,
             pid: std::process::id(),
             forked,
             epoch: AtomicU64::new(0),
-            closed: AtomicBool::new(true),
-            inside: AtomicUsize::new(0),
-            stuck: AtomicUsize::new(0),
-            sessions: TimedLock::default(),
+            others: Mutex::default(),
             state: Mutex::default(),
             changed: Condvar::new(),
             reloads: AtomicU64::new(0),
@@ -231,18 +228,25 @@ impl Guard {
         self.0.reloads.load(Ordering::Relaxed)
     }
 
-    /// How many calls nobody waits for any more.
-    pub(crate) fn stuck(&self) -> usize {
-        self.0.stuck.load(Ordering::SeqCst)
+    /// The instance in use. Not for a forked child, which has a guard of its own.
+    pub(crate) fn instance(&self) -> Arc<Instance> {
+        let instance = self.0.instance.read();
+        instance.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts a call that is written off, or one that has come back.
-    pub(crate) fn count_stuck(&self, written_off: bool) {
-        if written_off {
-            self.0.stuck.fetch_add(1, Ordering::SeqCst);
-        } else {
-            self.0.stuck.fetch_sub(1, Ordering::SeqCst);
+    /// How many calls nobody waits for any more, in all instances.
+    pub(crate) fn stuck(&self) -> usize {
+        self.instance().stuck() + lock(&self.0.others).stuck()
+    }
+
+    /// Whether so many calls hang that the next one would only be one more. One caller per interval is told no, to put
+    /// another instance in their place, if that may help.
+    pub(crate) fn is_clogged(&self, max_stuck: usize, rules: &Rules) -> bool {
+        if self.instance().stuck() < max_stuck {
+            return false;
         }
+        let mut others = lock(&self.0.others);
+        !(rules.reload && others.may_have() && others.is_time(rules.reload_interval))
     }
 
     /// Initialises the module, unless that is done.
@@ -251,7 +255,7 @@ impl Guard {
             return Err(self.load_error(&not_initialized("C_Initialize")));
         }
         // Not only a short cut: while somebody waits for the calls inside to end, the module counts as running.
-        if !self.0.closed.load(Ordering::SeqCst) {
+        if !self.instance().is_closed() {
             return Ok(());
         }
         let Some(turn) = self.take_turn(deadline, |state| state.running)? else {
@@ -285,7 +289,7 @@ impl Guard {
             return Ok(Reload::NotBefore(next));
         }
         if !self.finalize_in(&turn, deadline) {
-            return Ok(Reload::CallsInside);
+            return self.replace_in(&turn, deadline);
         }
         self.initialize_in(&turn, rules)?;
         tracing::warn!(module = %self.path().display(), "the module was started anew");
@@ -300,24 +304,29 @@ impl Guard {
         deadline: Deadline,
     ) -> Result<Box<dyn ModuleSession>, CallError> {
         const NAME: &str = "C_OpenSession";
-        let one_at_a_time = self.0.sessions.lock(deadline);
+        let instance = self.own(NAME)?;
+        let one_at_a_time = instance.sessions.lock(deadline);
         if one_at_a_time.is_none() {
             return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
         }
-        let _inside = self.enter(NAME)?;
-        // Cannot change while this call is inside.
+        let inside = instance.enter(NAME)?;
+        // Changes while this call is inside only when the instance is abandoned; then the session is of no use.
         let epoch = self.epoch();
-        let session = self.0.module.open_session(slot, writable)?;
+        let session = instance.module.open_session(slot, writable)?;
+        drop(inside);
+        drop(one_at_a_time);
         Ok(Box::new(GuardedSession {
             session: Some(session),
             guard: self.clone(),
+            instance,
             epoch,
         }))
     }
 
     fn initialize_in(&self, _turn: &Turn<'_>, rules: &Rules) -> Result<(), Error> {
         let _call = Call::begin();
-        let module = self.0.module.as_ref();
+        let instance = self.instance();
+        let module = instance.module.as_ref();
         let ours = match module.initialize() {
             Ok(()) => true,
             Err(call) if call.is(Rv::CRYPTOKI_ALREADY_INITIALIZED) && self.0.forked => {
@@ -352,7 +361,7 @@ impl Guard {
         state.running = true;
         state.ours = ours;
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
-        self.0.closed.store(false, Ordering::SeqCst);
+        instance.set_closed(false);
         Ok(())
     }
 
@@ -361,17 +370,13 @@ impl Guard {
         /// How long all other calls are kept out, at most.
         const DRAIN: Duration = Duration::from_secs(2);
         let shared = &self.0;
-        if self.stuck() > 0 {
+        let instance = self.instance();
+        if instance.stuck() > 0 {
             return false;
         }
-        let deadline = deadline.within(DRAIN);
-        shared.closed.store(true, Ordering::SeqCst);
-        while shared.inside.load(Ordering::SeqCst) > 0 {
-            if deadline.has_passed() || self.stuck() > 0 {
-                shared.closed.store(false, Ordering::SeqCst);
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        if !instance.drain(deadline.within(DRAIN)) {
+            instance.set_closed(false);
+            return false;
         }
         let mut state = self.state();
         state.last = Some(Instant::now());
@@ -381,10 +386,67 @@ impl Guard {
         shared.reloads.fetch_add(1, Ordering::Relaxed);
         count_reload();
         let _call = Call::begin();
-        if let Err(call) = shared.module.finalize() {
+        if let Err(call) = instance.module.finalize() {
             tracing::debug!(error = %call, "the module could not be finalised");
         }
         true
+    }
+
+    /// Puts another instance in the place of one in which calls hang. That one is left alone with them.
+    fn replace_in(&self, _turn: &Turn<'_>, deadline: Deadline) -> Result<Reload, Error> {
+        let others = || lock(&self.0.others);
+        let Some(spare) = others().reserve() else {
+            return Ok(Reload::CallsInside);
+        };
+        let _call = Call::begin();
+        for past in others().take_empty() {
+            if let Err(call) = past.module.finalize() {
+                tracing::debug!(error = %call, "an abandoned instance could not be finalised");
+            }
+        }
+        let Some(module) = spare.or_else(|| self.0.module.another()) else {
+            others().started(Outcome::Single);
+            return Ok(Reload::CallsInside);
+        };
+        match module.initialize() {
+            Ok(()) => {}
+            Err(call) if call.is(Rv::CRYPTOKI_ALREADY_INITIALIZED) => {
+                others().started(Outcome::Single);
+                return Ok(Reload::CallsInside);
+            }
+            Err(call) => {
+                others().started(Outcome::Unused(module));
+                return Err(self.load_error(&call));
+            }
+        }
+        // Whoever is late has lost the turn.
+        if deadline.has_passed() {
+            let _ = module.finalize();
+            others().started(Outcome::Unused(module));
+            return Ok(Reload::CallsInside);
+        }
+        let old = self.instance();
+        let next = Instance::new(module, old.number() + 1);
+        next.set_closed(false);
+        old.set_closed(true);
+        tracing::warn!(module = %self.path().display(), stuck = old.stuck(), "calls do not come back from the module; they and their threads are left alone, and another instance of the module is used from now on");
+        let mut state = self.state();
+        state.last = Some(Instant::now());
+        let mut instance = self
+            .0
+            .instance
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *instance = next;
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+        drop(instance);
+        drop(state);
+        let mut others = others();
+        others.started(Outcome::InUse);
+        others.abandon(old);
+        self.0.reloads.fetch_add(1, Ordering::Relaxed);
+        count_reload();
+        Ok(Reload::Done)
     }
 
     /// Waits until nobody starts the module. `None` when it is `done` then.
@@ -433,35 +495,29 @@ impl Guard {
         lock(&self.0.state)
     }
 
-    /// Goes into the module, unless it is closed. Never waits.
-    fn enter(&self, function: &'static str) -> Result<Inside<'_>, CallError> {
+    /// The instance in use, for calls of this process.
+    fn own(&self, function: &'static str) -> Result<Arc<Instance>, CallError> {
+        // Before any lock: a child may have inherited it from a thread that held it.
         if self.0.pid != std::process::id() {
             return Err(not_initialized(function));
         }
-        self.0.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(&self.0.inside, Call::begin());
-        // After the counting: whoever closes looks at the count after that.
-        if self.0.closed.load(Ordering::SeqCst) {
-            return Err(not_initialized(function));
-        }
-        Ok(inside)
+        Ok(self.instance())
+    }
+
+    /// A call in the instance in use.
+    fn call<T>(
+        &self,
+        function: &'static str,
+        call: impl FnOnce(&dyn Module) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        let instance = self.own(function)?;
+        let _inside = instance.enter(function)?;
+        call(instance.module.as_ref())
     }
 }
 
 const fn not_initialized(function: &'static str) -> CallError {
     CallError::new(function, Rv::CRYPTOKI_NOT_INITIALIZED)
-}
-
-/// A call in progress.
-struct Inside<'a>(
-    &'a AtomicUsize,
-    #[allow(dead_code, reason = "ends when dropped")] Call,
-);
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// The right to start or stop the module.

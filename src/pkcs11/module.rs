@@ -34,6 +34,13 @@ pub trait Module: Send + Sync + fmt::Debug {
     /// `C_Finalize`. Every session is gone after it.
     fn finalize(&self) -> Result<(), CallError>;
 
+    /// Another instance of the module, not initialised, with sessions, logins and locks of its own, such as
+    /// p11-kit-client makes with each `C_GetFunctionList`. Whether it is one shows in its [`initialize`](Self::initialize):
+    /// where there is one state for the whole process, that says `CKR_CRYPTOKI_ALREADY_INITIALIZED`.
+    fn another(&self) -> Option<Arc<dyn Module>> {
+        None
+    }
+
     /// `C_GetInfo`.
     fn library(&self) -> Result<LibraryInfo, CallError>;
 

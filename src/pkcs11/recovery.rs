@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::error::Error;
 use super::find::KeyFilter;
-use super::guard::{Guard, Reload};
+use super::guard::{Guard, Reload, Rules};
 use super::health::Record;
 use super::module::{ModuleSession, ObjectHandle, lock};
 use super::place::Place;
@@ -47,6 +47,7 @@ pub(crate) struct Target {
 /// A key's workers and counts in one process.
 pub(crate) struct Connection {
     guard: Guard,
+    rules: Rules,
     pool: Pool,
     limits: Limits,
     /// The token as it was found last.
@@ -59,6 +60,7 @@ impl Connection {
     pub(crate) fn new(place: &Place, limits: Limits) -> Result<Self, Error> {
         Ok(Self {
             guard: place.guard()?,
+            rules: place.rules,
             pool: Pool::new(limits.max_sessions, limits.session_wait),
             limits,
             access: Mutex::default(),
@@ -85,13 +87,8 @@ impl Connection {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let stuck = self.guard.stuck();
-        if stuck >= self.limits.max_stuck {
-            return Err(Error::Stuck {
-                on: self.name(),
-                stuck,
-            }
-            .into());
+        if self.guard.is_clogged(self.limits.max_stuck, &self.rules) {
+            return Err(self.stuck().into());
         }
         let (lease, waited) = self.pool.lease(deadline).map_err(|reason| match reason {
             NoWorker::Busy => Error::Busy {
@@ -105,8 +102,9 @@ impl Connection {
         if waited {
             self.record.waited_for_session();
         }
-        let guard = self.guard.clone();
-        let written_off = move |written_off| guard.count_stuck(written_off);
+        // Where the job begins. If it goes on to another instance and hangs there, that one is drained in vain.
+        let instance = self.guard.instance();
+        let written_off = move |written_off| instance.count_stuck(written_off);
         lease
             .run(deadline, written_off, job)
             .unwrap_or_else(|reason| {
@@ -181,6 +179,14 @@ impl Connection {
         let mut pause = Pause::default();
         let mut tries = 1;
         let mut last = None;
+        // Another call would only hang with the others; this one is to put another instance in their place.
+        if self.guard.instance().stuck() >= self.limits.max_stuck {
+            rung = Rung::Reload;
+            let epoch = self.guard.epoch();
+            if self.guard.reload(epoch, &self.rules, deadline)? != Reload::Done {
+                return Err(self.stuck());
+            }
+        }
         loop {
             let epoch = self.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
@@ -293,6 +299,13 @@ impl Connection {
             });
         }
         attempt(&access, ready.session.as_ref(), ready.key)
+    }
+
+    fn stuck(&self) -> Error {
+        Error::Stuck {
+            on: self.name(),
+            stuck: self.guard.stuck(),
+        }
     }
 
     fn name(&self) -> String {

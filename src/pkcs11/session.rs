@@ -44,8 +44,8 @@ pub(crate) enum Login {
 #[derive(Debug, Default)]
 struct TokenState {
     /// Held while somebody logs in: one login at a time, so that however many threads hold the wrong PIN it costs one
-    /// try.
-    login: TimedLock,
+    /// try. Another one for each instance of the module: in one that was abandoned a login may hang for ever.
+    login: Mutex<(u64, Arc<TimedLock>)>,
     refused: Mutex<RefusedPins>,
     /// Counts logins. Handles found before one are not used after it.
     generation: AtomicU64,
@@ -132,13 +132,24 @@ impl Access {
         Error::call(call, Some(&self.token))
     }
 
+    /// The lock of logins in the instance of the module that is in use.
+    fn login_lock(&self) -> Arc<TimedLock> {
+        let instance = self.module.instance().number();
+        let mut login = lock(&self.shared.login);
+        if login.0 < instance {
+            *login = (instance, Arc::default());
+        }
+        login.1.clone()
+    }
+
     /// The login that a key with `CKA_ALWAYS_AUTHENTICATE` wants for each signature, after `C_SignInit`.
     pub(crate) fn log_in_for_operation(
         &self,
         session: &dyn ModuleSession,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        let Some(_one_at_a_time) = self.shared.login.lock(deadline) else {
+        let login = self.login_lock();
+        let Some(_one_at_a_time) = login.lock(deadline) else {
             return Err(self.login_timeout(deadline));
         };
         match self.present_pin(session, User::ContextSpecific) {
@@ -165,7 +176,8 @@ impl Access {
         if !needed || is_done() {
             return Ok(());
         }
-        let Some(_one_at_a_time) = self.shared.login.lock(deadline) else {
+        let login_lock = self.login_lock();
+        let Some(_one_at_a_time) = login_lock.lock(deadline) else {
             return Err(self.login_timeout(deadline));
         };
         // Nobody waits for a login that comes later, so no PIN is shown for it.

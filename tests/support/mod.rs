@@ -21,6 +21,8 @@ pub mod matrix;
 pub mod mutate;
 pub mod python;
 pub mod redis;
+#[cfg(all(feature = "pkcs11", target_os = "linux"))]
+pub mod remote;
 #[cfg(feature = "pkcs11")]
 pub mod softhsm;
 #[cfg(feature = "pkcs11")]

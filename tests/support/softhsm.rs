@@ -63,8 +63,17 @@ pub fn test_named(name: &str, test: impl FnOnce(&SoftHsm)) {
         &[
             ("SOFTHSM2_CONF", configuration.as_os_str()),
             (DIRECTORY, directory.path().as_os_str()),
+            // Read by p11-kit-client.so when it is loaded; see `remote`.
+            (
+                "P11_KIT_SERVER_ADDRESS",
+                format!("unix:path={}", socket(directory.path()).display()).as_ref(),
+            ),
         ],
     );
+}
+
+fn socket(directory: &Path) -> PathBuf {
+    directory.join("socket")
 }
 
 /// Runs the test of that name in a process of its own with these variables; its output goes through `directory`.
@@ -157,6 +166,11 @@ impl SoftHsm {
     /// A directory for the test's own files, removed afterwards.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The socket that `p11-kit-client.so` of this process speaks to.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.directory)
     }
 
     /// Makes a token with [`PIN`] and [`SO_PIN`].

@@ -1,7 +1,9 @@
 //! The calls that go through a guard: those of the module, and those of its sessions.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use super::instance::Instance;
 use super::{Guard, Rules, not_initialized};
 use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::Error;
@@ -45,23 +47,19 @@ impl Module for Guard {
     }
 
     fn library(&self) -> Result<LibraryInfo, CallError> {
-        let _inside = self.enter("C_GetInfo")?;
-        self.0.module.library()
+        self.call("C_GetInfo", |module| module.library())
     }
 
     fn slots(&self) -> Result<Vec<u64>, CallError> {
-        let _inside = self.enter("C_GetSlotList")?;
-        self.0.module.slots()
+        self.call("C_GetSlotList", |module| module.slots())
     }
 
     fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
-        let _inside = self.enter("C_GetSlotInfo")?;
-        self.0.module.slot(slot)
+        self.call("C_GetSlotInfo", |module| module.slot(slot))
     }
 
     fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
-        let _inside = self.enter("C_GetTokenInfo")?;
-        self.0.module.token(slot)
+        self.call("C_GetTokenInfo", |module| module.token(slot))
     }
 
     fn mechanism(
@@ -69,8 +67,7 @@ impl Module for Guard {
         slot: u64,
         kind: MechanismKind,
     ) -> Result<Option<MechanismInfo>, CallError> {
-        let _inside = self.enter("C_GetMechanismInfo")?;
-        self.0.module.mechanism(slot, kind)
+        self.call("C_GetMechanismInfo", |module| module.mechanism(slot, kind))
     }
 
     fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
@@ -78,8 +75,9 @@ impl Module for Guard {
     }
 
     fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
-        let _inside = self.enter("C_InitToken")?;
-        self.0.module.init_token(slot, so_pin, label)
+        self.call("C_InitToken", |module| {
+            module.init_token(slot, so_pin, label)
+        })
     }
 }
 
@@ -88,6 +86,8 @@ pub(super) struct GuardedSession {
     /// `None` only while it is dropped.
     pub(super) session: Option<Box<dyn ModuleSession>>,
     pub(super) guard: Guard,
+    /// Where it was opened.
+    pub(super) instance: Arc<Instance>,
     pub(super) epoch: u64,
 }
 
@@ -97,7 +97,8 @@ impl GuardedSession {
         function: &'static str,
         call: impl FnOnce(&dyn ModuleSession) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let _inside = self.guard.enter(function)?;
+        self.guard.own(function)?;
+        let _inside = self.instance.enter(function)?;
         match &self.session {
             Some(session) if self.epoch == self.guard.epoch() => call(session.as_ref()),
             _ => Err(CallError::new(function, Rv::SESSION_HANDLE_INVALID)),
@@ -115,10 +116,14 @@ impl GuardedSession {
             return Ok(());
         }
         let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
-        let Some(_one_at_a_time) = self.guard.0.sessions.lock(deadline) else {
+        // Not its own any more, so there is nothing to wait for.
+        if self.epoch != self.guard.epoch() {
+            return Ok(());
+        }
+        let Some(_one_at_a_time) = self.instance.sessions.lock(deadline) else {
             return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
         };
-        let _inside = self.guard.enter(NAME)?;
+        let _inside = self.instance.enter(NAME)?;
         if self.epoch != self.guard.epoch() {
             return Ok(());
         }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::Error as CrateError;
@@ -123,6 +124,19 @@ impl Module for CryptokiModule {
             .clone()
             .finalize()
             .map_err(|e| call_error("C_Finalize", e))
+    }
+
+    fn another(&self) -> Option<Arc<dyn Module>> {
+        let context = Pkcs11::new(&self.path)
+            .inspect_err(|error| {
+                tracing::warn!(module = %self.path.display(), %error, "the module gives no other instance");
+            })
+            .ok()?;
+        Some(Arc::new(Self {
+            path: self.path.clone(),
+            context,
+            reserved: self.reserved.clone(),
+        }))
     }
 
     fn library(&self) -> Result<LibraryInfo, CallError> {
