@@ -239,14 +239,20 @@ impl Guard {
         self.instance().stuck() + lock(&self.0.others).stuck()
     }
 
-    /// Whether so many calls hang that the next one would only be one more. One caller per interval is told no, to put
-    /// another instance in their place, if that may help.
+    /// Whether another call would only be one more that hangs, because so many do. One caller per interval is told no,
+    /// to put another instance in the place of this one, if that may help.
     pub(crate) fn is_clogged(&self, max_stuck: usize, rules: &Rules) -> bool {
-        if self.instance().stuck() < max_stuck {
-            return false;
-        }
+        self.instance().stuck() >= max_stuck && !self.may_be_replaced(rules)
+    }
+
+    /// Whether calls that hang keep others from being made, and another instance may help. Says yes once per interval.
+    pub(crate) fn is_blocked(&self, rules: &Rules) -> bool {
+        self.instance().is_blocked() && self.may_be_replaced(rules)
+    }
+
+    fn may_be_replaced(&self, rules: &Rules) -> bool {
         let mut others = lock(&self.0.others);
-        !(rules.reload && others.may_have() && others.is_time(rules.reload_interval))
+        rules.reload && others.may_have() && others.is_time(rules.reload_interval)
     }
 
     /// Initialises the module, unless that is done.
@@ -307,6 +313,7 @@ impl Guard {
         let instance = self.own(NAME)?;
         let one_at_a_time = instance.sessions.lock(deadline);
         if one_at_a_time.is_none() {
+            instance.waited_in_vain();
             return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
         }
         let inside = instance.enter(NAME)?;

@@ -180,10 +180,13 @@ impl Connection {
         let mut tries = 1;
         let mut last = None;
         // Another call would only hang with the others; this one is to put another instance in their place.
-        if self.guard.instance().stuck() >= self.limits.max_stuck {
-            rung = Rung::Reload;
+        let clogged = self.guard.instance().stuck() >= self.limits.max_stuck;
+        if clogged || self.guard.is_blocked(&self.rules) {
             let epoch = self.guard.epoch();
-            if self.guard.reload(epoch, &self.rules, deadline)? != Reload::Done {
+            let reload = self.guard.reload(epoch, &self.rules, deadline)?;
+            if reload == Reload::Done {
+                rung = Rung::Reload;
+            } else if clogged {
                 return Err(self.stuck());
             }
         }

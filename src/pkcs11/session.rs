@@ -198,6 +198,7 @@ impl Access {
     }
 
     fn login_timeout(&self, deadline: Deadline) -> Error {
+        self.module.instance().waited_in_vain();
         Error::Timeout {
             on: self.token.to_string(),
             doing: "waiting to log in",

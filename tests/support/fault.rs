@@ -93,6 +93,8 @@ impl Chance {
 pub struct Faults {
     plan: Mutex<Plan>,
     blind: AtomicBool,
+    /// How many other instances of the module there are.
+    pub others: AtomicUsize,
     /// The token has a PIN pad.
     pub pin_pad: AtomicBool,
     open: AtomicUsize,
@@ -286,6 +288,18 @@ impl Module for FaultModule {
     fn finalize(&self) -> Result<(), CallError> {
         self.before("C_Finalize")?;
         self.inner.finalize()
+    }
+
+    fn another(&self) -> Option<Arc<dyn Module>> {
+        let others = &self.faults.others;
+        let left = |others: usize| others.checked_sub(1);
+        others
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .ok()?;
+        Some(Arc::new(Self {
+            inner: self.inner.clone(),
+            faults: self.faults.clone(),
+        }))
     }
 
     fn library(&self) -> Result<LibraryInfo, CallError> {

@@ -21,6 +21,8 @@ pub(crate) struct Instance {
     inside: AtomicUsize,
     /// How many calls that began in it nobody waits for any more.
     stuck: AtomicUsize,
+    /// One that hangs holds a lock that others need.
+    blocked: AtomicBool,
     /// Sessions are opened and closed one at a time: tpm2-pkcs11's session table takes no lock and crashed otherwise.
     pub(super) sessions: TimedLock,
 }
@@ -33,6 +35,7 @@ impl Instance {
             closed: AtomicBool::new(true),
             inside: AtomicUsize::new(0),
             stuck: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
             sessions: TimedLock::default(),
         })
     }
@@ -53,6 +56,18 @@ impl Instance {
         } else {
             self.stuck.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+
+    /// Says that a lock did not become free in time.
+    pub(crate) fn waited_in_vain(&self) {
+        if self.stuck() > 0 {
+            self.blocked.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a call that hangs holds a lock that others need.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.stuck() > 0 && self.blocked.load(Ordering::SeqCst)
     }
 
     /// Goes in, unless it is closed. Never waits, except for a fork.
