@@ -151,6 +151,27 @@ impl Deadline {
     }
 }
 
+/// Keeps SIGPIPE from this thread, which makes calls in modules: some write to a socket whose other end may be gone
+/// (p11-kit-client), and by default that signal ends the process. It goes to the thread that writes, so the rest of the
+/// process is as it was.
+pub(crate) fn block_sigpipe() {
+    #[cfg(unix)]
+    {
+        thread_local!(static BLOCKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+        if BLOCKED.replace(true) {
+            return;
+        }
+        // SAFETY: the set is initialised by sigemptyset before it is used, and lives until the last call returns.
+        #[allow(unsafe_code)]
+        unsafe {
+            let mut signals = std::mem::zeroed();
+            libc::sigemptyset(&mut signals);
+            libc::sigaddset(&mut signals, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        }
+    }
+}
+
 /// A lock that is waited for only so long: its holder may hang in a module.
 #[derive(Debug, Default)]
 pub(crate) struct TimedLock {

@@ -19,7 +19,7 @@ use super::health::Record;
 use super::module::{ModuleSession, ObjectHandle, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
-use super::process::Deadline;
+use super::process::{Deadline, block_sigpipe};
 use super::rv::Rv;
 use super::session::{Access, Login};
 use super::token::TokenInfo;
@@ -105,6 +105,10 @@ impl Connection {
         // Where the job begins. If it goes on to another instance and hangs there, that one is drained in vain.
         let instance = self.guard.instance();
         let written_off = move |written_off| instance.count_stuck(written_off);
+        let job = move |line: &mut Line| {
+            block_sigpipe();
+            job(line)
+        };
         lease
             .run(deadline, written_off, job)
             .unwrap_or_else(|reason| {
