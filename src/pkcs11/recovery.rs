@@ -183,6 +183,7 @@ impl Connection {
         let mut pause = Pause::default();
         let mut tries = 1;
         let mut last = None;
+        let mut next_start = None;
         // Another call would only hang with the others; this one is to put another instance in their place.
         let clogged = self.guard.instance().stuck() >= self.limits.max_stuck;
         if clogged || self.guard.is_blocked(&self.rules) {
@@ -228,7 +229,7 @@ impl Connection {
                 Rung::Login | Rung::Reload => Rung::Reload,
             };
             let first = tries == 2;
-            if deadline.has_passed() || (!first && !pause.sleep(deadline)) {
+            if deadline.has_passed() || (!first && !pause.sleep(next_start, deadline)) {
                 return Err(error);
             }
             tracing::warn!(%error, class = %error.class(), rung = rung.as_str(), tries, "a signature is tried again");
@@ -236,14 +237,14 @@ impl Connection {
                 (Rung::Login | Rung::Reload, Some(seen)) => Login::Again(seen),
                 _ => Login::IfNeeded,
             };
-            let mut next = None;
+            next_start = None;
             if rung == Rung::Reload {
-                next = match self.reload(epoch, target, deadline) {
+                next_start = match self.reload(epoch, target, deadline) {
                     Err(Error::Timeout { .. }) => return Err(error),
                     next => next?,
                 };
             }
-            self.record.tried(&error, next);
+            self.record.tried(&error, next_start);
             last = Some(error);
         }
     }
@@ -363,8 +364,9 @@ impl Pause {
     const FIRST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_secs(1);
 
-    /// Sleeps; `false`, at once, when the deadline would pass meanwhile.
-    fn sleep(&mut self, deadline: Deadline) -> bool {
+    /// Sleeps, not beyond the moment from which the module may be started anew; `false`, at once, when the deadline
+    /// would pass meanwhile.
+    fn sleep(&mut self, next_start: Option<Instant>, deadline: Deadline) -> bool {
         let whole = Self::FIRST
             .saturating_mul(1 << self.0.min(10))
             .min(Self::LONGEST);
@@ -374,6 +376,9 @@ impl Pause {
         let _ = aws_lc_rs::rand::fill(&mut chance);
         let [chance] = chance;
         let pause = whole.mul_f64(1.0 - f64::from(chance) / 512.0);
+        let pause = next_start.map_or(pause, |next| {
+            pause.min(next.saturating_duration_since(Instant::now()))
+        });
         if pause >= deadline.left() {
             return false;
         }
