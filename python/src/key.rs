@@ -23,7 +23,7 @@ use crate::signer::Signer;
 pub(crate) struct PrivateKey(Kind);
 
 enum Kind {
-    Memory(SoftwareKey),
+    Memory(Box<SoftwareKey>),
     Token(Box<TokenKey>),
 }
 
@@ -66,7 +66,7 @@ impl PrivateKey {
         };
         let password = password.as_ref().map(|password| password.as_slice());
         SoftwareKey::from_pem(key.as_bytes()?, password, Scheme::default())
-            .map(|key| Self(Kind::Memory(key)))
+            .map(|key| Self(Kind::Memory(Box::new(key))))
             .map_err(|error| error.into_py_err())
     }
 

@@ -411,7 +411,7 @@ impl Builder {
             let (found, with) = find(&access, session.as_ref())?;
             line.ready = Some(Ready {
                 session,
-                key: found.handle,
+                keys: found.handle,
                 stamp,
             });
             Ok::<_, E>((access, found, with))

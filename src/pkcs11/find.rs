@@ -8,6 +8,7 @@ use super::module::{
     Attribute, AttributeKind as Kind, MechanismKind, ModuleSession, ObjectClass, ObjectHandle,
 };
 use super::provision::KeyInfo;
+use super::recovery::Find;
 use super::session::Access;
 use crate::public_key::PublicKey;
 
@@ -83,8 +84,22 @@ impl KeyFilter {
         }
     }
 
-    /// As [`find`](Self::find), for a key that was there before.
-    pub(super) fn find_again(
+    fn template(&self) -> Vec<Attribute> {
+        let mut template = vec![Attribute::class(ObjectClass::PrivateKey), Attribute::rsa()];
+        template.extend(
+            self.label
+                .as_ref()
+                .map(|label| Attribute::bytes(Kind::Label, label.as_bytes())),
+        );
+        template.extend(self.id.as_ref().map(|id| Attribute::bytes(Kind::Id, id)));
+        template
+    }
+}
+
+impl Find for KeyFilter {
+    type Handles = ObjectHandle;
+
+    fn find_again(
         &self,
         access: &Access,
         session: &dyn ModuleSession,
@@ -97,17 +112,6 @@ impl KeyFilter {
                 found: Vec::new(),
             }),
         }
-    }
-
-    fn template(&self) -> Vec<Attribute> {
-        let mut template = vec![Attribute::class(ObjectClass::PrivateKey), Attribute::rsa()];
-        template.extend(
-            self.label
-                .as_ref()
-                .map(|label| Attribute::bytes(Kind::Label, label.as_bytes())),
-        );
-        template.extend(self.id.as_ref().map(|id| Attribute::bytes(Kind::Id, id)));
-        template
     }
 }
 

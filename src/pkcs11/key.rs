@@ -8,7 +8,7 @@ use aws_lc_rs::digest::Digest as LcDigest;
 use zeroize::Zeroizing;
 
 use super::error::Error;
-use super::find::FoundKey;
+use super::find::{FoundKey, KeyFilter};
 use super::health::{Health, Statistics};
 use super::module::{Module as _, ModuleSession, ObjectHandle, SignMechanism};
 use super::place::Place;
@@ -31,12 +31,12 @@ pub struct Pkcs11Key {
     path: SignaturePath,
     limits: Limits,
     /// Nothing of it outlives a fork.
-    connection: PerProcess<Arc<Connection>>,
+    connection: PerProcess<Arc<Connection<ObjectHandle>>>,
 }
 
 /// What a signature needs to know, on whatever thread it is made.
 struct Core {
-    target: Target,
+    target: Target<KeyFilter>,
     public_key: PublicKey,
     scheme: Scheme,
     salt_len: usize,
@@ -73,7 +73,7 @@ impl SignaturePath {
 /// A key that was found while everything for it was opened.
 pub(super) struct Opened {
     pub(super) place: Place,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<Connection<ObjectHandle>>,
     pub(super) access: Arc<Access>,
     pub(super) deadline: Deadline,
 }
@@ -253,7 +253,7 @@ impl Content {
 /// reason nothing is tried again here.
 fn choose_path(
     core: &Arc<Core>,
-    connection: &Arc<Connection>,
+    connection: &Arc<Connection<ObjectHandle>>,
     always_authenticate: bool,
     deadline: Deadline,
 ) -> Result<SignaturePath, Error> {

@@ -3,35 +3,39 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::module::{ModuleSession, ObjectHandle, lock};
+use super::module::{ModuleSession, lock};
 use super::process::Deadline;
 use super::session::Stamp;
 use super::worker::{Bell, NoAnswer, Worker};
 
-/// What a worker has: a session in which the key was found, unless the last call in it failed.
-#[derive(Default)]
-pub(crate) struct Line {
-    pub(crate) ready: Option<Ready>,
+/// What a worker has: a session in which the keys were found, unless the last call in it failed. `H` are the handles.
+pub(crate) struct Line<H> {
+    pub(crate) ready: Option<Ready<H>>,
 }
 
-/// A session and the key in it.
-pub(crate) struct Ready {
+impl<H> Default for Line<H> {
+    fn default() -> Self {
+        Self { ready: None }
+    }
+}
+
+/// A session and the handles of the keys in it.
+pub(crate) struct Ready<H> {
     pub(crate) session: Box<dyn ModuleSession>,
-    pub(crate) key: ObjectHandle,
+    pub(crate) keys: H,
     pub(crate) stamp: Stamp,
 }
 
 /// Workers, at most so many, started when they are needed and kept.
-pub(crate) struct Pool {
-    state: Mutex<State>,
+pub(crate) struct Pool<H: Send + 'static> {
+    state: Mutex<State<H>>,
     freed: Condvar,
     max: usize,
     wait: Duration,
 }
 
-#[derive(Default)]
-struct State {
-    idle: Vec<Worker<Line>>,
+struct State<H> {
+    idle: Vec<Worker<Line<H>>>,
     /// Idle and in use; those that were written off do not count.
     open: usize,
     closed: bool,
@@ -48,11 +52,15 @@ pub(crate) enum NoWorker {
     Thread(std::io::Error),
 }
 
-impl Pool {
+impl<H: Send + 'static> Pool<H> {
     /// An empty pool for `max` workers, for which a caller waits so long.
     pub(crate) fn new(max: usize, wait: Duration) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                idle: Vec::new(),
+                open: 0,
+                closed: false,
+            }),
             freed: Condvar::new(),
             max: max.max(1),
             wait,
@@ -65,7 +73,7 @@ impl Pool {
     }
 
     /// Takes a worker: an idle one, a new one, or the next that is given back in time; and whether it had to wait.
-    pub(crate) fn lease(&self, deadline: Deadline) -> Result<(Lease<'_>, bool), NoWorker> {
+    pub(crate) fn lease(&self, deadline: Deadline) -> Result<(Lease<'_, H>, bool), NoWorker> {
         let deadline = deadline.within(self.wait);
         let mut waited = false;
         let mut state = lock(&self.state);
@@ -124,7 +132,7 @@ impl Pool {
         }
     }
 
-    const fn lend(&self, worker: Worker<Line>) -> Lease<'_> {
+    const fn lend(&self, worker: Worker<Line<H>>) -> Lease<'_, H> {
         Lease {
             pool: self,
             worker: Some(worker),
@@ -132,7 +140,7 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl<H: Send + 'static> Drop for Pool<H> {
     /// Gives the sessions a moment to be closed, so that a program which ends next does not tear the module down under
     /// them; a module that hangs is left alone.
     fn drop(&mut self) {
@@ -142,19 +150,19 @@ impl Drop for Pool {
 }
 
 /// A worker in use; goes back when dropped.
-pub(crate) struct Lease<'a> {
-    pool: &'a Pool,
+pub(crate) struct Lease<'a, H: Send + 'static> {
+    pool: &'a Pool<H>,
     /// `None` when it was written off.
-    worker: Option<Worker<Line>>,
+    worker: Option<Worker<Line<H>>>,
 }
 
-impl Lease<'_> {
+impl<H: Send + 'static> Lease<'_, H> {
     /// As [`Worker::run`].
     pub(crate) fn run<T: Send + 'static>(
         mut self,
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
-        job: impl FnOnce(&mut Line, &dyn Bell) -> T + Send + 'static,
+        job: impl FnOnce(&mut Line<H>, &dyn Bell) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let Some(worker) = &self.worker else {
             return Err(NoAnswer::NotBegun);
@@ -167,7 +175,7 @@ impl Lease<'_> {
     }
 }
 
-impl Drop for Lease<'_> {
+impl<H: Send + 'static> Drop for Lease<'_, H> {
     fn drop(&mut self) {
         let mut state = lock(&self.pool.state);
         match self.worker.take() {

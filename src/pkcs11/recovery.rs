@@ -13,10 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::find::KeyFilter;
 use super::guard::{Guard, Reload, Rules};
 use super::health::Record;
-use super::module::{ModuleSession, ObjectHandle, lock};
+use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
 use super::process::{Deadline, block_sigpipe};
@@ -35,27 +34,40 @@ pub(crate) struct Limits {
     pub(crate) max_stuck: usize,
 }
 
-/// Which key, where: what a session is prepared with.
+/// Finds a key, or several that are used together, in a session.
+pub(crate) trait Find: Clone + Send + Sync + 'static {
+    /// Their handles; good for the session's [`Stamp`](super::session::Stamp).
+    type Handles: Copy + Send + 'static;
+
+    /// The handles of what was there before.
+    fn find_again(
+        &self,
+        access: &Access,
+        session: &dyn ModuleSession,
+    ) -> Result<Self::Handles, Error>;
+}
+
+/// Which keys, where: what a session is prepared with.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct Target<F> {
     pub(crate) place: Place,
-    /// The token as it was when the key was opened.
+    /// The token as it was when the keys were opened.
     pub(crate) token: TokenInfo,
-    pub(crate) filter: KeyFilter,
+    pub(crate) filter: F,
 }
 
 /// A key's workers and counts in one process.
-pub(crate) struct Connection {
+pub(crate) struct Connection<H: Send + 'static> {
     guard: Guard,
     rules: Rules,
-    pool: Pool,
+    pool: Pool<H>,
     limits: Limits,
     /// The token as it was found last.
     access: Mutex<Option<Arc<Access>>>,
     record: Record,
 }
 
-impl Connection {
+impl<H: Copy + Send + 'static> Connection<H> {
     /// Makes no call.
     pub(crate) fn new(place: &Place, limits: Limits) -> Result<Self, Error> {
         Ok(Self {
@@ -81,7 +93,7 @@ impl Connection {
     pub(crate) fn run<T, E>(
         &self,
         deadline: Deadline,
-        job: impl FnOnce(&mut Line, &dyn Bell) -> Result<T, E> + Send + 'static,
+        job: impl FnOnce(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
@@ -105,9 +117,9 @@ impl Connection {
         // Where the job begins. If it goes on to another instance and hangs there, that one is drained in vain.
         let instance = self.guard.instance();
         let written_off = move |written_off| instance.count_stuck(written_off);
-        let job = move |line: &mut Line| {
+        let job = move |line: &mut Line<H>, bell: &dyn Bell| {
             block_sigpipe();
-            job(line)
+            job(line, bell)
         };
         lease
             .run(deadline, written_off, job)
@@ -154,10 +166,10 @@ impl Connection {
     /// One try, with the session that is there or a new one.
     pub(crate) fn try_once<T>(
         &self,
-        line: &mut Line,
-        target: &Target,
+        line: &mut Line<H>,
+        target: &Target<impl Find<Handles = H>>,
         deadline: Deadline,
-        attempt: impl Fn(&Access, &dyn ModuleSession, ObjectHandle) -> Result<T, Error>,
+        attempt: impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
         self.step(
             line,
@@ -173,10 +185,10 @@ impl Connection {
     /// Tries until it works, the error is none that passes, or the deadline.
     pub(crate) fn climb<T>(
         &self,
-        line: &mut Line,
-        target: &Target,
+        line: &mut Line<H>,
+        target: &Target<impl Find<Handles = H>>,
         deadline: Deadline,
-        attempt: impl Fn(&Access, &dyn ModuleSession, ObjectHandle) -> Result<T, Error>,
+        attempt: impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut rung = Rung::Kept;
         let mut login = Login::IfNeeded;
@@ -253,7 +265,7 @@ impl Connection {
     fn reload(
         &self,
         epoch: u64,
-        target: &Target,
+        target: &Target<impl Find<Handles = H>>,
         deadline: Deadline,
     ) -> Result<Option<Instant>, Error> {
         match self.guard.reload(epoch, &target.place.rules, deadline) {
@@ -271,12 +283,12 @@ impl Connection {
 
     fn step<T>(
         &self,
-        line: &mut Line,
-        target: &Target,
+        line: &mut Line<H>,
+        target: &Target<impl Find<Handles = H>>,
         rung: Rung,
         login: Login,
         deadline: Deadline,
-        attempt: &impl Fn(&Access, &dyn ModuleSession, ObjectHandle) -> Result<T, Error>,
+        attempt: &impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let anew = rung != Rung::Kept;
         let access = self.access(&target.place, Some(&target.token), anew, deadline)?;
@@ -288,10 +300,10 @@ impl Connection {
             // Closed before the next one is opened, so that there are never more sessions than allowed.
             line.ready = None;
             let (session, stamp) = access.open(false, login, deadline)?;
-            let key = target.filter.find_again(&access, session.as_ref())?;
+            let keys = target.filter.find_again(&access, session.as_ref())?;
             line.ready = Some(Ready {
                 session,
-                key,
+                keys,
                 stamp,
             });
         }
@@ -306,7 +318,7 @@ impl Connection {
                 waited: deadline.waited(),
             });
         }
-        attempt(&access, ready.session.as_ref(), ready.key)
+        attempt(&access, ready.session.as_ref(), ready.keys)
     }
 
     fn stuck(&self) -> Error {
