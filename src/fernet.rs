@@ -48,6 +48,40 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`FernetError::Keys`] when the keys cannot be used.
     fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
+
+    /// Encrypts everything of `token` after its first `header` bytes in place and returns the tag of all of it. For keys
+    /// that do both for the price of one call.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used.
+    fn seal(&self, iv: [u8; 16], token: &mut [u8], header: usize) -> Result<[u8; 32], FernetError> {
+        self.encrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())?;
+        self.mac(token)
+    }
+
+    /// Verifies the tag of `token` with [`tags_match`], and only then decrypts everything after its first `header` bytes
+    /// in place.
+    ///
+    /// # Errors
+    /// [`FernetError::Refused`] when the tag is not these keys', [`FernetError::Keys`] when the keys cannot be used.
+    fn open(
+        &self,
+        iv: [u8; 16],
+        token: &mut [u8],
+        header: usize,
+        tag: &[u8],
+    ) -> Result<(), FernetError> {
+        tags_match(&self.mac(token)?, tag)?;
+        self.decrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())
+    }
+}
+
+/// Compares two tags in constant time.
+///
+/// # Errors
+/// [`FernetError::Refused`] when they differ.
+pub fn tags_match(ours: &[u8; 32], theirs: &[u8]) -> Result<(), FernetError> {
+    constant_time::verify_slices_are_equal(ours, theirs).map_err(|_| FernetError::Refused)
 }
 
 /// Version, time and IV: what stands before the ciphertext, in bytes.
@@ -138,12 +172,10 @@ impl Fernet {
             u8::try_from(padding).unwrap_or_default(),
             padding,
         ));
-        let blocks = token.split_at_mut(HEADER).1;
-        if let Err(error) = self.keys.encrypt_blocks(iv, blocks) {
-            token.zeroize();
-            return Err(error);
-        }
-        let tag = self.keys.mac(&token)?;
+        let tag = self
+            .keys
+            .seal(iv, &mut token, HEADER)
+            .inspect_err(|_| token.zeroize())?;
         token.extend_from_slice(&tag);
         Ok(URL_SAFE.encode(token))
     }
@@ -167,10 +199,9 @@ impl Fernet {
         ttl: Option<Duration>,
         at: SystemTime,
     ) -> Result<Vec<u8>, FernetError> {
-        let token = Token::parse(token)?;
-        self.check(&token)?;
-        token.check_age(ttl, at)?;
-        self.open(token)
+        let mut token = Token::parse(token)?;
+        self.open(&mut token)?;
+        token.into_data(ttl, at)
     }
 
     /// The time that a token was made at, once its tag has been verified.
@@ -185,34 +216,15 @@ impl Fernet {
 
     /// Verifies the tag.
     fn check(&self, token: &Token) -> Result<(), FernetError> {
-        let tag = self.keys.mac(token.signed())?;
-        constant_time::verify_slices_are_equal(&tag, token.tag()).map_err(|_| FernetError::Refused)
+        tags_match(&self.keys.mac(token.signed())?, token.tag())
     }
 
-    /// Decrypts a token whose tag was verified.
-    fn open(&self, mut token: Token) -> Result<Vec<u8>, FernetError> {
+    /// Verifies the tag and decrypts the token in place; as it was when the tag is another's.
+    fn open(&self, token: &mut Token) -> Result<(), FernetError> {
         let iv = token.iv();
-        let end = token.0.len() - TAG;
-        token.0.truncate(end);
-        self.keys
-            .decrypt_blocks(iv, token.0.split_at_mut(HEADER).1)?;
-        let mut data = token.0;
-        let padding = usize::from(data.last().copied().unwrap_or_default());
-        let start = data
-            .len()
-            .checked_sub(padding)
-            .filter(|start| *start >= HEADER);
-        let good = (1..=BLOCK).contains(&padding)
-            && start
-                .and_then(|start| data.get(start..))
-                .is_some_and(|bytes| bytes.iter().all(|byte| usize::from(*byte) == padding));
-        let Some(start) = start.filter(|_| good) else {
-            data.zeroize();
-            return Err(FernetError::Refused);
-        };
-        data.truncate(start);
-        data.drain(..HEADER);
-        Ok(data)
+        let signed = token.0.len() - TAG;
+        let (signed, tag) = token.0.split_at_mut(signed);
+        self.keys.open(iv, signed, HEADER, tag)
     }
 }
 
@@ -269,10 +281,9 @@ impl MultiFernet {
         ttl: Option<Duration>,
         at: SystemTime,
     ) -> Result<Vec<u8>, FernetError> {
-        let token = Token::parse(token)?;
-        let fernet = self.maker(&token)?;
-        token.check_age(ttl, at)?;
-        fernet.open(token)
+        let mut token = Token::parse(token)?;
+        self.open(&mut token)?;
+        token.into_data(ttl, at)
     }
 
     /// The data of a token and its time, whatever its age is.
@@ -280,10 +291,10 @@ impl MultiFernet {
         &self,
         token: &[u8],
     ) -> Result<(Vec<u8>, SystemTime), FernetError> {
-        let token = Token::parse(token)?;
-        let fernet = self.maker(&token)?;
+        let mut token = Token::parse(token)?;
+        self.open(&mut token)?;
         let time = token.time().ok_or(FernetError::Refused)?;
-        Ok((fernet.open(token)?, time))
+        Ok((token.into_data(None, time)?, time))
     }
 
     /// Encrypts what is in a token anew, with the first keys and the token's own time, so that its age goes on counting.
@@ -291,36 +302,32 @@ impl MultiFernet {
     /// # Errors
     /// As for [`Fernet::decrypt`] and [`Fernet::encrypt`].
     pub fn rotate(&self, token: &[u8]) -> Result<String, FernetError> {
-        let token = Token::parse(token)?;
-        let fernet = self.maker(&token)?;
-        let time = token.time().ok_or(FernetError::Refused)?;
-        let mut data = fernet.open(token)?;
+        let (mut data, time) = self.decrypt_with_time(token)?;
         let rotated = self.first.encrypt_at(&data, time);
         data.zeroize();
         rotated
     }
 
-    /// Whose tag the token carries.
-    fn maker(&self, token: &Token) -> Result<&Fernet, FernetError> {
+    /// Decrypts a token in place with whichever keys made it.
+    fn open(&self, token: &mut Token) -> Result<(), FernetError> {
         for fernet in std::iter::once(&self.first).chain(&self.others) {
-            match fernet.check(token) {
-                Ok(()) => return Ok(fernet),
+            match fernet.open(token) {
                 Err(FernetError::Refused) => {}
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
         Err(FernetError::Refused)
     }
 }
 
-impl From<Fernet> for MultiFernet {
-    fn from(only: Fernet) -> Self {
-        Self::new(only, [])
+/// The bytes of a token of the right version and of a possible length. What is decrypted and not handed out is zeroised.
+struct Token(Vec<u8>);
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
-
-/// The bytes of a token of the right version and of a possible length.
-struct Token(Vec<u8>);
 
 impl Token {
     fn parse(text: &[u8]) -> Result<Self, FernetError> {
@@ -361,6 +368,29 @@ impl Token {
 
     fn time(&self) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_secs(self.seconds()))
+    }
+
+    /// The data of a token that was decrypted, if it is of its time and rightly padded.
+    fn into_data(mut self, ttl: Option<Duration>, at: SystemTime) -> Result<Vec<u8>, FernetError> {
+        let fresh = self.check_age(ttl, at).is_ok();
+        let data = &mut self.0;
+        data.truncate(data.len() - TAG);
+        let padding = usize::from(data.last().copied().unwrap_or_default());
+        let start = data
+            .len()
+            .checked_sub(padding)
+            .filter(|start| *start >= HEADER);
+        let good = fresh
+            && (1..=BLOCK).contains(&padding)
+            && start
+                .and_then(|start| data.get(start..))
+                .is_some_and(|bytes| bytes.iter().all(|byte| usize::from(*byte) == padding));
+        let Some(start) = start.filter(|_| good) else {
+            return Err(FernetError::Refused);
+        };
+        data.truncate(start);
+        data.drain(..HEADER);
+        Ok(std::mem::take(data))
     }
 
     fn check_age(&self, ttl: Option<Duration>, at: SystemTime) -> Result<(), FernetError> {
