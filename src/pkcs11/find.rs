@@ -5,7 +5,8 @@ use std::fmt;
 use super::error::{Error, object_name};
 use super::key::KeyOptions;
 use super::module::{
-    Attribute, AttributeKind as Kind, MechanismKind, ModuleSession, ObjectClass, ObjectHandle,
+    Attribute, AttributeKind as Kind, KeyType, MechanismKind, ModuleSession, ObjectClass,
+    ObjectHandle,
 };
 use super::provision::KeyInfo;
 use super::recovery::Find;
@@ -240,7 +241,7 @@ fn read_key(
         info: KeyInfo {
             label,
             id,
-            is_rsa: attributes.flag(Kind::KeyType),
+            is_rsa: attributes.key_type().map(|key| key == KeyType::Rsa),
             public_key,
             sensitive: attributes.flag(Kind::Sensitive),
             extractable: attributes.flag(Kind::Extractable),

@@ -11,7 +11,9 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use self::attribute::{Attribute, AttributeKind, AttributeValue, Attributes, ObjectClass};
+pub use self::attribute::{
+    Attribute, AttributeKind, AttributeValue, Attributes, KeyType, ObjectClass,
+};
 pub(super) use self::library::CryptokiModule;
 use super::error::Error;
 pub use super::guard::{load, load_with};
@@ -107,6 +109,29 @@ pub trait ModuleSession: Send {
 
     /// `C_SignFinal`.
     fn sign_final(&self) -> Result<Vec<u8>, CallError>;
+
+    /// `C_EncryptInit` and `C_Encrypt`.
+    fn encrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError>;
+
+    /// `C_DecryptInit` and `C_Decrypt`.
+    fn decrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError>;
+
+    /// `C_GenerateKey` with `CKM_AES_KEY_GEN` or `CKM_GENERIC_SECRET_KEY_GEN`.
+    fn generate_secret(
+        &self,
+        mechanism: MechanismKind,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError>;
 
     /// `C_GenerateKeyPair` with `CKM_RSA_PKCS_KEY_PAIR_GEN`; public and private handle.
     fn generate_rsa(
@@ -228,6 +253,10 @@ pub struct MechanismInfo {
     pub sign: bool,
     /// `CKF_GENERATE_KEY_PAIR`.
     pub generate_key_pair: bool,
+    /// `CKF_GENERATE`.
+    pub generate: bool,
+    /// `CKF_ENCRYPT` and `CKF_DECRYPT`.
+    pub cipher: bool,
     /// Smallest key, for RSA in bits.
     pub min_key: usize,
     /// Largest key, for RSA in bits.
@@ -245,6 +274,14 @@ pub enum MechanismKind {
     HashRsaPkcsPss(Digest),
     /// `CKM_RSA_PKCS_KEY_PAIR_GEN`.
     RsaKeyPairGen,
+    /// `CKM_SHA256_HMAC`.
+    Sha256Hmac,
+    /// `CKM_AES_CBC`: without padding.
+    AesCbc,
+    /// `CKM_AES_KEY_GEN`.
+    AesKeyGen,
+    /// `CKM_GENERIC_SECRET_KEY_GEN`.
+    GenericSecretKeyGen,
 }
 
 impl fmt::Display for MechanismKind {
@@ -256,8 +293,22 @@ impl fmt::Display for MechanismKind {
             Self::HashRsaPkcsPss(Digest::Sha384) => "CKM_SHA384_RSA_PKCS_PSS",
             Self::HashRsaPkcsPss(Digest::Sha512) => "CKM_SHA512_RSA_PKCS_PSS",
             Self::RsaKeyPairGen => "CKM_RSA_PKCS_KEY_PAIR_GEN",
+            Self::Sha256Hmac => "CKM_SHA256_HMAC",
+            Self::AesCbc => "CKM_AES_CBC",
+            Self::AesKeyGen => "CKM_AES_KEY_GEN",
+            Self::GenericSecretKeyGen => "CKM_GENERIC_SECRET_KEY_GEN",
         })
     }
+}
+
+/// How to encrypt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CipherMechanism {
+    /// `CKM_AES_CBC` over whole blocks.
+    AesCbc {
+        /// The initialisation vector.
+        iv: [u8; 16],
+    },
 }
 
 /// How to sign; MGF1 uses the digest of the signature.
@@ -279,6 +330,8 @@ pub enum SignMechanism {
         /// Length of the salt, in bytes.
         salt_len: usize,
     },
+    /// `CKM_SHA256_HMAC` over the message.
+    Sha256Hmac,
 }
 
 impl SignMechanism {
@@ -289,6 +342,7 @@ impl SignMechanism {
             Self::RsaPkcsPss { .. } => MechanismKind::RsaPkcsPss,
             Self::RsaX509 => MechanismKind::RsaX509,
             Self::HashRsaPkcsPss { digest, .. } => MechanismKind::HashRsaPkcsPss(digest),
+            Self::Sha256Hmac => MechanismKind::Sha256Hmac,
         }
     }
 }

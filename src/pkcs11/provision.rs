@@ -287,15 +287,11 @@ fn make_pair(
         Attribute::bytes(Kind::Label, key.label.as_bytes()),
         Attribute::bytes(Kind::Id, id),
     ];
-    let bits = AttributeValue::Number(key.bits as u64);
     let mut public = vec![
         Attribute::flag(Kind::Token, true),
         Attribute::flag(Kind::Private, false),
         Attribute::flag(Kind::Verify, true),
-        Attribute {
-            kind: Kind::ModulusBits,
-            value: bits,
-        },
+        Attribute::number(Kind::ModulusBits, key.bits as u64),
         Attribute::bytes(Kind::PublicExponent, &[1, 0, 1]),
     ];
     public.extend(named.clone());

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo, MechanismKind,
-    Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, library,
+    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
+    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, library,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
 
@@ -283,6 +283,35 @@ impl ModuleSession for ForkSession {
     fn sign_final(&self) -> Result<Vec<u8>, CallError> {
         self.before("C_SignFinal")?;
         self.inner().sign_final()
+    }
+
+    fn encrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.before("C_Encrypt")?;
+        self.inner().encrypt(mechanism, key, data)
+    }
+
+    fn decrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.before("C_Decrypt")?;
+        self.inner().decrypt(mechanism, key, data)
+    }
+
+    fn generate_secret(
+        &self,
+        mechanism: MechanismKind,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError> {
+        self.before("C_GenerateKey")?;
+        self.inner().generate_secret(mechanism, template)
     }
 
     fn generate_rsa(

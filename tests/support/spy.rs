@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo, MechanismKind,
-    Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, load,
+    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
+    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, load,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
 
@@ -239,6 +239,32 @@ impl ModuleSession for SpySession {
 
     fn sign_final(&self) -> Result<Vec<u8>, CallError> {
         self.inner().sign_final()
+    }
+
+    fn encrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.inner().encrypt(mechanism, key, data)
+    }
+
+    fn decrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.inner().decrypt(mechanism, key, data)
+    }
+
+    fn generate_secret(
+        &self,
+        mechanism: MechanismKind,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError> {
+        self.inner().generate_secret(mechanism, template)
     }
 
     fn generate_rsa(

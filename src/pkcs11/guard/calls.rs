@@ -8,8 +8,8 @@ use super::{Guard, Rules, not_initialized};
 use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::Error;
 use crate::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo, MechanismKind,
-    Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
+    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
+    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
 };
 use crate::pkcs11::pin::Pin;
 use crate::pkcs11::process::Deadline;
@@ -189,6 +189,34 @@ impl ModuleSession for GuardedSession {
 
     fn sign_final(&self) -> Result<Vec<u8>, CallError> {
         self.call("C_SignFinal", |session| session.sign_final())
+    }
+
+    fn encrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.call("C_Encrypt", |session| session.encrypt(mechanism, key, data))
+    }
+
+    fn decrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.call("C_Decrypt", |session| session.decrypt(mechanism, key, data))
+    }
+
+    fn generate_secret(
+        &self,
+        mechanism: MechanismKind,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError> {
+        self.call("C_GenerateKey", |session| {
+            session.generate_secret(mechanism, template)
+        })
     }
 
     fn generate_rsa(

@@ -23,8 +23,8 @@ pub enum AttributeValue {
     Number(u64),
     /// `CKA_CLASS`.
     Class(ObjectClass),
-    /// `CKA_KEY_TYPE`: RSA, or another.
-    Rsa(bool),
+    /// `CKA_KEY_TYPE`.
+    KeyType(KeyType),
     /// `CKA_CERTIFICATE_TYPE`: X.509, or another.
     X509(bool),
 }
@@ -38,6 +38,23 @@ pub enum ObjectClass {
     PublicKey,
     /// `CKO_CERTIFICATE`.
     Certificate,
+    /// `CKO_SECRET_KEY`.
+    SecretKey,
+    /// Any other.
+    Other,
+}
+
+/// Types of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// `CKK_RSA`.
+    Rsa,
+    /// `CKK_AES`.
+    Aes,
+    /// `CKK_GENERIC_SECRET`.
+    GenericSecret,
+    /// `CKK_SHA256_HMAC`.
+    Sha256Hmac,
     /// Any other.
     Other,
 }
@@ -52,6 +69,7 @@ macro_rules! attribute_kinds {
             KeyType,
             CertificateType,
             ModulusBits,
+            ValueLen,
             $($($kind,)*)*
         }
 
@@ -62,6 +80,7 @@ macro_rules! attribute_kinds {
                     Self::KeyType => co::AttributeType::KeyType,
                     Self::CertificateType => co::AttributeType::CertificateType,
                     Self::ModulusBits => co::AttributeType::ModulusBits,
+                    Self::ValueLen => co::AttributeType::ValueLen,
                     $($(Self::$kind => co::AttributeType::$kind,)*)*
                 }
             }
@@ -74,7 +93,7 @@ macro_rules! attribute_kinds {
                         (AttributeKind::Class, AttributeValue::Class(ObjectClass::from_crate(class)))
                     }
                     co::Attribute::KeyType(key) => {
-                        (AttributeKind::KeyType, AttributeValue::Rsa(key == co::KeyType::RSA))
+                        (AttributeKind::KeyType, AttributeValue::KeyType(KeyType::from_crate(key)))
                     }
                     co::Attribute::CertificateType(kind) => (
                         AttributeKind::CertificateType,
@@ -82,6 +101,9 @@ macro_rules! attribute_kinds {
                     ),
                     co::Attribute::ModulusBits(bits) => {
                         (AttributeKind::ModulusBits, AttributeValue::Number(*bits))
+                    }
+                    co::Attribute::ValueLen(len) => {
+                        (AttributeKind::ValueLen, AttributeValue::Number(*len))
                     }
                     $($(co::Attribute::$kind(value) => {
                         (AttributeKind::$kind, AttributeValue::$group(value))
@@ -96,14 +118,17 @@ macro_rules! attribute_kinds {
                     (AttributeKind::Class, AttributeValue::Class(class)) => {
                         co::Attribute::Class(class.to_crate()?)
                     }
-                    (AttributeKind::KeyType, AttributeValue::Rsa(true)) => {
-                        co::Attribute::KeyType(co::KeyType::RSA)
+                    (AttributeKind::KeyType, AttributeValue::KeyType(key)) => {
+                        co::Attribute::KeyType(key.to_crate()?)
                     }
                     (AttributeKind::CertificateType, AttributeValue::X509(true)) => {
                         co::Attribute::CertificateType(co::CertificateType::X_509)
                     }
                     (AttributeKind::ModulusBits, AttributeValue::Number(bits)) => {
                         co::Attribute::ModulusBits(Ulong::new(*bits))
+                    }
+                    (AttributeKind::ValueLen, AttributeValue::Number(len)) => {
+                        co::Attribute::ValueLen(Ulong::new(*len))
                     }
                     $($((AttributeKind::$kind, AttributeValue::$group(value)) => {
                         co::Attribute::$kind(value.clone())
@@ -129,6 +154,7 @@ impl ObjectClass {
             co::ObjectClass::PRIVATE_KEY => Self::PrivateKey,
             co::ObjectClass::PUBLIC_KEY => Self::PublicKey,
             co::ObjectClass::CERTIFICATE => Self::Certificate,
+            co::ObjectClass::SECRET_KEY => Self::SecretKey,
             _ => Self::Other,
         }
     }
@@ -138,6 +164,29 @@ impl ObjectClass {
             Self::PrivateKey => Some(co::ObjectClass::PRIVATE_KEY),
             Self::PublicKey => Some(co::ObjectClass::PUBLIC_KEY),
             Self::Certificate => Some(co::ObjectClass::CERTIFICATE),
+            Self::SecretKey => Some(co::ObjectClass::SECRET_KEY),
+            Self::Other => None,
+        }
+    }
+}
+
+impl KeyType {
+    fn from_crate(key: co::KeyType) -> Self {
+        match key {
+            co::KeyType::RSA => Self::Rsa,
+            co::KeyType::AES => Self::Aes,
+            co::KeyType::GENERIC_SECRET => Self::GenericSecret,
+            co::KeyType::SHA256_HMAC => Self::Sha256Hmac,
+            _ => Self::Other,
+        }
+    }
+
+    const fn to_crate(self) -> Option<co::KeyType> {
+        match self {
+            Self::Rsa => Some(co::KeyType::RSA),
+            Self::Aes => Some(co::KeyType::AES),
+            Self::GenericSecret => Some(co::KeyType::GENERIC_SECRET),
+            Self::Sha256Hmac => Some(co::KeyType::SHA256_HMAC),
             Self::Other => None,
         }
     }
@@ -174,9 +223,24 @@ impl Attribute {
     /// `CKA_KEY_TYPE` = `CKK_RSA`.
     #[must_use]
     pub const fn rsa() -> Self {
+        Self::key_type(KeyType::Rsa)
+    }
+
+    /// `CKA_KEY_TYPE`.
+    #[must_use]
+    pub const fn key_type(key: KeyType) -> Self {
         Self {
             kind: AttributeKind::KeyType,
-            value: AttributeValue::Rsa(true),
+            value: AttributeValue::KeyType(key),
+        }
+    }
+
+    /// A number.
+    #[must_use]
+    pub const fn number(kind: AttributeKind, value: u64) -> Self {
+        Self {
+            kind,
+            value: AttributeValue::Number(value),
         }
     }
 
@@ -199,9 +263,25 @@ impl Attributes {
     #[must_use]
     pub fn flag(&self, kind: AttributeKind) -> Option<bool> {
         match self.value(kind)? {
-            AttributeValue::Flag(value)
-            | AttributeValue::Rsa(value)
-            | AttributeValue::X509(value) => Some(*value),
+            AttributeValue::Flag(value) | AttributeValue::X509(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// `CKA_KEY_TYPE`.
+    #[must_use]
+    pub fn key_type(&self) -> Option<KeyType> {
+        match self.value(AttributeKind::KeyType)? {
+            AttributeValue::KeyType(key) => Some(*key),
+            _ => None,
+        }
+    }
+
+    /// A number.
+    #[must_use]
+    pub fn number(&self, kind: AttributeKind) -> Option<u64> {
+        match self.value(kind)? {
+            AttributeValue::Number(value) => Some(*value),
             _ => None,
         }
     }

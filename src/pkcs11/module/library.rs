@@ -14,10 +14,12 @@ use cryptoki::object as co;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::Slot;
 use cryptoki::types::Ulong;
+use zeroize::Zeroize as _;
 
 use super::{
-    Answer, Attribute, AttributeKind, Attributes, CallError, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
+    Answer, Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo,
+    MechanismInfo, MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo,
+    User,
 };
 use crate::pkcs11::error::Error;
 use crate::pkcs11::pin::Pin;
@@ -221,6 +223,8 @@ impl Module for CryptokiModule {
             Ok(info) => Ok(Some(MechanismInfo {
                 sign: info.sign(),
                 generate_key_pair: info.generate_key_pair(),
+                generate: info.generate(),
+                cipher: info.encrypt() && info.decrypt(),
                 min_key: info.min_key_size(),
                 max_key: info.max_key_size(),
             })),
@@ -355,6 +359,45 @@ impl ModuleSession for CryptokiSession {
             .map_err(|e| call_error("C_SignFinal", e))
     }
 
+    fn encrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.0
+            .encrypt(&to_cipher(mechanism), to_object(key), data)
+            .map_err(|e| call_error("C_Encrypt", e))
+    }
+
+    fn decrypt(
+        &self,
+        mechanism: CipherMechanism,
+        key: ObjectHandle,
+        data: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.0
+            .decrypt(&to_cipher(mechanism), to_object(key), data)
+            .map_err(|e| call_error("C_Decrypt", e))
+    }
+
+    fn generate_secret(
+        &self,
+        mechanism: MechanismKind,
+        template: &[Attribute],
+    ) -> Result<ObjectHandle, CallError> {
+        let name = "C_GenerateKey";
+        let mechanism = match mechanism {
+            MechanismKind::AesKeyGen => Mechanism::AesKeyGen,
+            MechanismKind::GenericSecretKeyGen => Mechanism::GenericSecretKeyGen,
+            _ => return Err(CallError::new(name, Rv::MECHANISM_INVALID)),
+        };
+        self.0
+            .generate_key(&mechanism, &to_template(name, template)?)
+            .map(|key| ObjectHandle(key.handle()))
+            .map_err(|e| call_error(name, e))
+    }
+
     fn generate_rsa(
         &self,
         public: &[Attribute],
@@ -375,8 +418,14 @@ impl ModuleSession for CryptokiSession {
 
     fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
         let name = "C_CreateObject";
-        self.0
-            .create_object(&to_template(name, template)?)
+        let mut template = to_template(name, template)?;
+        let created = self.0.create_object(&template);
+        for attribute in &mut template {
+            if let co::Attribute::Value(value) = attribute {
+                value.zeroize();
+            }
+        }
+        created
             .map(|object| ObjectHandle(object.handle()))
             .map_err(|e| call_error(name, e))
     }
@@ -432,6 +481,10 @@ const fn mechanism_type(kind: MechanismKind) -> MechanismType {
         MechanismKind::HashRsaPkcsPss(Digest::Sha384) => MechanismType::SHA384_RSA_PKCS_PSS,
         MechanismKind::HashRsaPkcsPss(Digest::Sha512) => MechanismType::SHA512_RSA_PKCS_PSS,
         MechanismKind::RsaKeyPairGen => MechanismType::RSA_PKCS_KEY_PAIR_GEN,
+        MechanismKind::Sha256Hmac => MechanismType::SHA256_HMAC,
+        MechanismKind::AesCbc => MechanismType::AES_CBC,
+        MechanismKind::AesKeyGen => MechanismType::AES_KEY_GEN,
+        MechanismKind::GenericSecretKeyGen => MechanismType::GENERIC_SECRET_KEY_GEN,
     }
 }
 
@@ -458,6 +511,7 @@ fn to_mechanism(
             Mechanism::RsaPkcsPss(parameters(digest, salt_len)?)
         }
         SignMechanism::RsaX509 => Mechanism::RsaX509,
+        SignMechanism::Sha256Hmac => Mechanism::Sha256Hmac,
         SignMechanism::HashRsaPkcsPss { digest, salt_len } => {
             let parameters = parameters(digest, salt_len)?;
             match digest {
@@ -467,6 +521,12 @@ fn to_mechanism(
             }
         }
     })
+}
+
+const fn to_cipher(mechanism: CipherMechanism) -> Mechanism<'static> {
+    match mechanism {
+        CipherMechanism::AesCbc { iv } => Mechanism::AesCbc(iv),
+    }
 }
 
 /// What the crate says, as our error; `called` is the function when the crate does not name it.
@@ -495,6 +555,8 @@ const fn function_name(function: Function) -> Option<&'static str> {
         Function::FindObjects => "C_FindObjects",
         Function::FindObjectsFinal => "C_FindObjectsFinal",
         Function::SignInit => "C_SignInit",
+        Function::EncryptInit => "C_EncryptInit",
+        Function::DecryptInit => "C_DecryptInit",
         Function::Sign => "C_Sign",
         _ => return None,
     })
