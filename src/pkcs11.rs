@@ -33,6 +33,7 @@
 
 mod builder;
 mod error;
+mod fernet;
 mod find;
 mod fork;
 mod guard;
@@ -55,6 +56,9 @@ mod worker;
 
 pub use self::builder::Builder;
 pub use self::error::{Error, TokenWanted};
+pub use self::fernet::{
+    Pkcs11FernetKeys, SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
+};
 pub use self::health::{Health, Histogram, Statistics};
 pub use self::inspect::{Inspection, Mechanism};
 pub use self::key::{Pkcs11Key, SignaturePath};

@@ -27,9 +27,9 @@ use crate::signer::{SignError, SigningKey as _, check_pair};
 #[derive(Clone)]
 pub struct Builder {
     pub(super) place: Place,
-    label: Option<String>,
-    id: Option<Vec<u8>>,
-    object_type: Option<ObjectType>,
+    pub(super) label: Option<String>,
+    pub(super) id: Option<Vec<u8>>,
+    pub(super) object_type: Option<ObjectType>,
     certificate: CertificateChoice,
     pub(super) options: KeyOptions,
 }

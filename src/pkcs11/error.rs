@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::fernet::SecretKeyInfo;
 use super::module::{Answer, CallError};
 use super::pin::PinError;
 use super::provision::KeyInfo;
@@ -105,6 +106,28 @@ pub enum Error {
         token: Box<TokenInfo>,
         /// Which they are.
         found: Vec<KeyInfo>,
+    },
+    /// One of Fernet's two keys is not there.
+    #[error("no {what} with label {label:?} on {token}; {}", secret_keys(found))]
+    SecretKeyNotFound {
+        /// Which of the two.
+        what: &'static str,
+        /// The label that both have.
+        label: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// The secret keys that are there.
+        found: Vec<SecretKeyInfo>,
+    },
+    /// The keys of that label are no pair that Fernet can use.
+    #[error("the secret keys with label {label:?} on {token} cannot be used for Fernet: {reason}")]
+    FernetKeys {
+        /// The label that both have.
+        label: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// Why not.
+        reason: String,
     },
     /// The key's modulus or exponent cannot be read, or is absurd.
     #[error("the public half of key {key} on {token} cannot be used: {reason}")]
@@ -341,7 +364,9 @@ impl Error {
             // Retrying works once its daemon, its server or its files are back. What needs a change is said at once.
             Self::ModuleStart { call, .. } => call.class(),
             // An empty token store or a dead server look exactly like this, and come back.
-            Self::TokenNotFound { .. } | Self::KeyNotFound { .. } => ErrorClass::Transient,
+            Self::TokenNotFound { .. }
+            | Self::KeyNotFound { .. }
+            | Self::SecretKeyNotFound { .. } => ErrorClass::Transient,
             Self::WrongSignature { .. } => ErrorClass::SessionLost,
             Self::NoPin { .. }
             | Self::PinRefused { .. }
@@ -422,6 +447,14 @@ fn present(found: &[TokenInfo]) -> String {
 fn keys(found: &[KeyInfo]) -> String {
     if found.is_empty() {
         "it shows no private key".to_owned()
+    } else {
+        format!("there is: {}", list(found))
+    }
+}
+
+fn secret_keys(found: &[SecretKeyInfo]) -> String {
+    if found.is_empty() {
+        "it shows no secret key; `taskseal fernet key generate` makes both".to_owned()
     } else {
         format!("there is: {}", list(found))
     }

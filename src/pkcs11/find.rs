@@ -146,18 +146,7 @@ impl FoundKey {
                 token: token(),
             });
         }
-        let reason = match (info.sensitive, info.extractable) {
-            (Some(true), Some(false)) => None,
-            (Some(false), _) => Some("CKA_SENSITIVE is false, so its value can be read in plain"),
-            (_, Some(true)) => Some("CKA_EXTRACTABLE is true, so it can be wrapped and taken out"),
-            (None, _) => {
-                Some("CKA_SENSITIVE cannot be read, so nobody knows whether its value can")
-            }
-            (_, None) => {
-                Some("CKA_EXTRACTABLE cannot be read, so nobody knows whether it can be taken out")
-            }
-        };
-        match reason {
+        match why_unsafe(info.sensitive, info.extractable) {
             Some(reason) if options.allow_extractable => {
                 tracing::warn!(key = %info.name(), reason, "an unsafe key is used, as asked for");
             }
@@ -187,6 +176,22 @@ impl FoundKey {
             token: Box::new(access.token.clone()),
             reason: "modulus and public exponent cannot be read, or are no RSA key that is supported".to_owned(),
         })
+    }
+}
+
+/// Why a key with these attributes could leave the token, if it could.
+pub(super) const fn why_unsafe(
+    sensitive: Option<bool>,
+    extractable: Option<bool>,
+) -> Option<&'static str> {
+    match (sensitive, extractable) {
+        (Some(true), Some(false)) => None,
+        (Some(false), _) => Some("CKA_SENSITIVE is false, so its value can be read in plain"),
+        (_, Some(true)) => Some("CKA_EXTRACTABLE is true, so it can be wrapped and taken out"),
+        (None, _) => Some("CKA_SENSITIVE cannot be read, so nobody knows whether its value can"),
+        (_, None) => {
+            Some("CKA_EXTRACTABLE cannot be read, so nobody knows whether it can be taken out")
+        }
     }
 }
 

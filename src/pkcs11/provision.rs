@@ -9,8 +9,7 @@ use super::Builder;
 use super::error::{Error, object_name};
 use super::find::{KEY_GENERATION, KeyFilter, read_keys};
 use super::module::{
-    Attribute, AttributeKind as Kind, AttributeValue, Module, ModuleSession, ObjectClass, User,
-    load,
+    Attribute, AttributeKind as Kind, Module, ModuleSession, ObjectClass, User, load,
 };
 use super::pin::Pin;
 use super::rv::Rv;
@@ -246,14 +245,14 @@ pub fn generate_key(builder: &Builder, key: &NewKey) -> Result<KeyInfo, Error> {
     refuse_existing(
         &access,
         session,
-        &Attribute::bytes(Kind::Id, &id),
+        &[Attribute::bytes(Kind::Id, &id)],
         &format!("an object with id {}", hex(&id)),
     )?;
     let label = Attribute::bytes(Kind::Label, key.label.as_bytes());
     refuse_existing(
         &access,
         session,
-        &label,
+        &[label],
         &format!("an object with label {:?}", key.label),
     )?;
     make_pair(&access, session, key, &id)?;
@@ -334,22 +333,20 @@ const fn is_template_error(rv: Rv) -> bool {
     )
 }
 
-fn random_id() -> Result<Vec<u8>, Error> {
+pub(super) fn random_id() -> Result<Vec<u8>, Error> {
     let mut id = vec![0; 16];
     aws_lc_rs::rand::fill(&mut id)
         .map_err(|_| Error::Argument("the operating system gives no randomness".to_owned()))?;
     Ok(id)
 }
 
-fn refuse_existing(
+pub(super) fn refuse_existing(
     access: &Access,
     session: &dyn ModuleSession,
-    attribute: &Attribute,
+    template: &[Attribute],
     what: &str,
 ) -> Result<(), Error> {
-    let found = session
-        .find(std::slice::from_ref(attribute))
-        .map_err(|call| access.failed(call))?;
+    let found = session.find(template).map_err(|call| access.failed(call))?;
     if found.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,258 @@
+//! Making, importing and listing secret keys on a token.
+
+use std::fmt;
+
+use zeroize::Zeroize as _;
+
+use crate::certificate::hex;
+use crate::pkcs11::builder::Builder;
+use crate::pkcs11::error::{Error, object_name};
+use crate::pkcs11::module::{
+    Attribute, AttributeKind as Kind, AttributeValue, KeyType, MechanismKind, ModuleSession,
+    ObjectClass, ObjectHandle,
+};
+use crate::pkcs11::provision::{random_id, refuse_existing};
+use crate::pkcs11::session::Access;
+
+/// A secret key on a token. What the token does not tell is `None`, which is not the same as `false`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SecretKeyInfo {
+    /// `CKA_LABEL`.
+    pub label: String,
+    /// `CKA_ID`.
+    pub id: Vec<u8>,
+    pub(super) key_type: Option<KeyType>,
+    /// `CKA_VALUE_LEN`, in bytes.
+    pub len: Option<u64>,
+    /// `CKA_SENSITIVE`: its value cannot be read.
+    pub sensitive: Option<bool>,
+    /// `CKA_EXTRACTABLE`: it can be wrapped and taken out.
+    pub extractable: Option<bool>,
+    /// `CKA_LOCAL`: it was generated on the token. Some tokens report it wrongly.
+    pub local: Option<bool>,
+}
+
+impl SecretKeyInfo {
+    /// What it is, as a word: `AES`, `generic secret`, or `other`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self.key_type {
+            Some(KeyType::Aes) => "AES",
+            Some(KeyType::GenericSecret | KeyType::Sha256Hmac) => "generic secret",
+            _ => "other",
+        }
+    }
+
+    /// The id in lower-case hexadecimal.
+    #[must_use]
+    pub fn id_hex(&self) -> String {
+        hex(&self.id)
+    }
+
+    pub(super) const fn is_hmac_key(&self) -> bool {
+        matches!(
+            self.key_type,
+            Some(KeyType::GenericSecret | KeyType::Sha256Hmac)
+        )
+    }
+
+    pub(super) fn name(&self) -> String {
+        object_name(&self.label, &self.id)
+    }
+}
+
+impl fmt::Display for SecretKeyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.name(), self.kind())
+    }
+}
+
+/// Lists the secret keys of the token: the first of each pair of Fernet's keys is a generic secret, the other an AES key.
+///
+/// # Errors
+/// [`Error`]: module, token, PIN, or a call.
+pub fn list_secret_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> {
+    let (access, session) = builder.session(false)?;
+    let all = [Attribute::class(ObjectClass::SecretKey)];
+    let found = read_secret_keys(&access, session.as_ref(), &all)?;
+    Ok(found.into_iter().map(|(_, info)| info).collect())
+}
+
+/// Generates Fernet's two keys on the token, under the label that the builder names: a generic secret of 32 bytes and an
+/// AES key of 128 bits; sensitive, not extractable, with random ids.
+///
+/// # Errors
+/// [`Error::Exists`] when a secret key has that label; [`Error::Argument`] for a label that is not possible;
+/// [`Error::Call`] when the token makes no such keys, after which it has neither.
+pub fn generate_fernet_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> {
+    make_pair(builder, |session, half, template| {
+        let mut template = template.to_vec();
+        template.push(Attribute::number(Kind::ValueLen, half.len()));
+        session.generate_secret(half.generation(), &template)
+    })
+}
+
+/// Puts an existing Fernet key on the token, under the label that the builder names: `key` is the 16 bytes of the signing
+/// key and the 16 bytes of the encryption key. The signing key is padded with zeros to 32 bytes, which makes the same
+/// tags (RFC 2104, section 2) and suits tokens that refuse shorter ones. Whoever had the key before still has it.
+///
+/// # Errors
+/// As for [`generate_fernet_keys`].
+pub fn import_fernet_keys(builder: &Builder, key: &[u8; 32]) -> Result<Vec<SecretKeyInfo>, Error> {
+    make_pair(builder, |session, half, template| {
+        let (signing, encrypting) = key.split_at(16);
+        let value = match half {
+            Half::Signing => [signing, &[0; 16]].concat(),
+            Half::Encrypting => encrypting.to_vec(),
+        };
+        let mut template = template.to_vec();
+        template.push(Attribute {
+            kind: Kind::Value,
+            value: AttributeValue::Bytes(value),
+        });
+        let made = session.create(&template);
+        for attribute in &mut template {
+            if let AttributeValue::Bytes(bytes) = &mut attribute.value {
+                bytes.zeroize();
+            }
+        }
+        made
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Half {
+    Signing,
+    Encrypting,
+}
+
+impl Half {
+    const fn key_type(self) -> KeyType {
+        match self {
+            Self::Signing => KeyType::GenericSecret,
+            Self::Encrypting => KeyType::Aes,
+        }
+    }
+
+    /// In bytes.
+    const fn len(self) -> u64 {
+        match self {
+            Self::Signing => 32,
+            Self::Encrypting => 16,
+        }
+    }
+
+    const fn generation(self) -> MechanismKind {
+        match self {
+            Self::Signing => MechanismKind::GenericSecretKeyGen,
+            Self::Encrypting => MechanismKind::AesKeyGen,
+        }
+    }
+
+    const fn uses(self) -> &'static [Kind] {
+        match self {
+            Self::Signing => &[Kind::Sign, Kind::Verify],
+            Self::Encrypting => &[Kind::Encrypt, Kind::Decrypt],
+        }
+    }
+}
+
+type Made = Result<ObjectHandle, crate::pkcs11::module::CallError>;
+
+/// Makes both keys or none.
+fn make_pair(
+    builder: &Builder,
+    make: impl Fn(&dyn ModuleSession, Half, &[Attribute]) -> Made,
+) -> Result<Vec<SecretKeyInfo>, Error> {
+    let label = builder.fernet_label()?;
+    let (access, session) = builder.session(true)?;
+    let session = session.as_ref();
+    let labelled = [
+        Attribute::class(ObjectClass::SecretKey),
+        Attribute::bytes(Kind::Label, label.as_bytes()),
+    ];
+    refuse_existing(
+        &access,
+        session,
+        &labelled,
+        &format!("a secret key with label {label:?}"),
+    )?;
+    let mut made = Vec::new();
+    for half in [Half::Signing, Half::Encrypting] {
+        let id = random_id()?;
+        let mut template = labelled.to_vec();
+        template.extend([
+            Attribute::key_type(half.key_type()),
+            Attribute::bytes(Kind::Id, &id),
+            Attribute::flag(Kind::Token, true),
+            Attribute::flag(Kind::Private, true),
+            Attribute::flag(Kind::Sensitive, true),
+            Attribute::flag(Kind::Extractable, false),
+        ]);
+        template.extend(half.uses().iter().map(|kind| Attribute::flag(*kind, true)));
+        match make(session, half, &template) {
+            Ok(handle) => made.push(handle),
+            Err(call) => {
+                undo(session, &made);
+                return Err(access.failed(call));
+            }
+        }
+    }
+    let keys =
+        read_secret_keys(&access, session, &labelled).inspect_err(|_| undo(session, &made))?;
+    let kept =
+        |info: &SecretKeyInfo| info.sensitive == Some(true) && info.extractable == Some(false);
+    if let Some((_, info)) = keys.iter().find(|(_, info)| !kept(info)) {
+        undo(session, &made);
+        return Err(Error::Extractable {
+            key: info.name(),
+            token: Box::new(access.token.clone()),
+            reason: "the token did not keep CKA_SENSITIVE and CKA_EXTRACTABLE as asked; the new keys were destroyed",
+        });
+    }
+    tracing::info!(label, token = %access.token, "Fernet keys made");
+    Ok(keys.into_iter().map(|(_, info)| info).collect())
+}
+
+fn undo(session: &dyn ModuleSession, made: &[ObjectHandle]) {
+    for handle in made {
+        if let Err(call) = session.destroy(*handle) {
+            tracing::warn!(%call, "half of a pair of keys could not be removed again");
+        }
+    }
+}
+
+/// Reads every secret key that a template finds.
+pub(super) fn read_secret_keys(
+    access: &Access,
+    session: &dyn ModuleSession,
+    template: &[Attribute],
+) -> Result<Vec<(ObjectHandle, SecretKeyInfo)>, Error> {
+    const KINDS: [Kind; 7] = [
+        Kind::KeyType,
+        Kind::Label,
+        Kind::Id,
+        Kind::ValueLen,
+        Kind::Sensitive,
+        Kind::Extractable,
+        Kind::Local,
+    ];
+    let handles = session.find(template).map_err(|call| access.failed(call))?;
+    let read = |handle: ObjectHandle| {
+        let attributes = session
+            .attributes(handle, &KINDS)
+            .map_err(|call| access.failed(call))?;
+        let info = SecretKeyInfo {
+            label: attributes.text(Kind::Label).unwrap_or_default(),
+            id: attributes.bytes(Kind::Id).unwrap_or_default().to_vec(),
+            key_type: attributes.key_type(),
+            len: attributes.number(Kind::ValueLen),
+            sensitive: attributes.flag(Kind::Sensitive),
+            extractable: attributes.flag(Kind::Extractable),
+            local: attributes.flag(Kind::Local),
+        };
+        Ok((handle, info))
+    };
+    handles.into_iter().map(read).collect()
+}

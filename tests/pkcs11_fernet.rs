@@ -1,0 +1,339 @@
+//! Fernet with its keys on a token: the same tokens as with keys in memory, recovery, deadlines, and what is refused.
+#![cfg(all(feature = "pkcs11", feature = "software"))]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+mod support;
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use support::fault::{Fault, Faults, faulty};
+use support::fork::fork;
+use support::softhsm::{self, Token};
+use taskseal::ErrorClass;
+use taskseal::fernet::software::SoftwareKeys;
+use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
+use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, KeyType, ObjectClass, load};
+use taskseal::pkcs11::{self, Builder, Error, Pkcs11FernetKeys, Rv, SecretKeyInfo};
+
+/// A Fernet key as its bytes, for tests.
+const KEY: [u8; 32] = *b"signing 16 bytesencrypt 16 bytes";
+
+fn named(token: &Token, label: &str) -> Builder {
+    token.builder().object_label(label)
+}
+
+fn generated(token: &Token, label: &str) -> Pkcs11FernetKeys {
+    pkcs11::generate_fernet_keys(&named(token, label)).unwrap();
+    named(token, label).open_fernet_keys().unwrap()
+}
+
+/// A pair on a token behind a module that gets faults.
+fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
+    pkcs11::import_fernet_keys(&named(token, "q"), &KEY).unwrap();
+    let (module, faults) = faulty(&token.module);
+    let keys = named(token, "q")
+        .module_implementation(module)
+        .deadline(Duration::from_secs(2))
+        .open_fernet_keys()
+        .unwrap();
+    (Fernet::new(keys), faults)
+}
+
+fn in_memory() -> Fernet {
+    Fernet::new(SoftwareKeys::from_bytes(&KEY).unwrap())
+}
+
+/// The error of the token's side under a Fernet error.
+fn cause(error: &FernetError) -> &Error {
+    error.source().unwrap().downcast_ref().unwrap()
+}
+
+/// Lengths around the borders of blocks, and around those of what goes to the token at a time.
+fn lengths() -> impl Iterator<Item = usize> {
+    let chunk = 16 * 1024;
+    (0..=33).chain([
+        200,
+        1024,
+        chunk - 26,
+        chunk - 25,
+        chunk,
+        chunk + 1,
+        3 * chunk,
+        1 << 20,
+    ])
+}
+
+#[test]
+fn generated_keys_are_two_stay_in_the_token_and_round_trip() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let made = pkcs11::generate_fernet_keys(&named(&token, "queue")).unwrap();
+        let kinds: Vec<_> = made.iter().map(|key| (key.kind(), key.len)).collect();
+        assert!(kinds.contains(&("generic secret", Some(32))), "{kinds:?}");
+        assert!(kinds.contains(&("AES", Some(16))), "{kinds:?}");
+        assert_ne!(made[0].id, made[1].id);
+        for key in &made {
+            assert_eq!(key.label, "queue");
+            assert_eq!((key.sensitive, key.extractable), (Some(true), Some(false)));
+        }
+        let listed: Vec<SecretKeyInfo> = pkcs11::list_secret_keys(&token.builder()).unwrap();
+        assert_eq!(listed.len(), 2);
+        let fernet = Fernet::new(named(&token, "queue").open_fernet_keys().unwrap());
+        for len in lengths() {
+            let data = vec![b'x'; len];
+            let sealed = fernet.encrypt(&data).unwrap();
+            assert!(
+                fernet.decrypt(sealed.as_bytes(), None).unwrap() == data,
+                "{len}"
+            );
+        }
+        // Other keys do not read it, on the same token or in memory.
+        let sealed = fernet.encrypt(b"data").unwrap();
+        for other in [Fernet::new(generated(&token, "other")), in_memory()] {
+            let error = other.decrypt(sealed.as_bytes(), None).unwrap_err();
+            assert!(matches!(error, FernetError::Refused));
+        }
+    });
+}
+
+#[test]
+fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        pkcs11::import_fernet_keys(&named(&token, "queue"), &KEY).unwrap();
+        let on_token = Fernet::new(named(&token, "queue").open_fernet_keys().unwrap());
+        let (now, iv) = (SystemTime::now(), [7; 16]);
+        for len in lengths() {
+            let data: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let made = |fernet: &Fernet| fernet.dangerous_encrypt_with_iv(&data, now, iv).unwrap();
+            let (ours, theirs) = (made(&on_token), made(&in_memory()));
+            assert!(ours == theirs, "{len}");
+            assert!(
+                on_token.decrypt(theirs.as_bytes(), None).unwrap() == data,
+                "{len}"
+            );
+        }
+        // From one key in memory to one in the token, as in a change of keys.
+        let old = Fernet::new(SoftwareKeys::generate().unwrap());
+        let sealed = old.encrypt(b"data").unwrap();
+        let both = MultiFernet::new(on_token, [old]);
+        let rotated = both.rotate(sealed.as_bytes()).unwrap();
+        assert_eq!(
+            in_memory().decrypt(rotated.as_bytes(), None).unwrap(),
+            b"data"
+        );
+    });
+}
+
+#[test]
+fn every_flipped_bit_and_bad_padding_is_refused_alike() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        pkcs11::import_fernet_keys(&named(&token, "queue"), &KEY).unwrap();
+        let fernet = Fernet::new(named(&token, "queue").open_fernet_keys().unwrap());
+        let sealed = fernet.encrypt(b"a message").unwrap();
+        for position in 0..sealed.len() {
+            let mut bad = sealed.clone().into_bytes();
+            bad[position] ^= 1;
+            let error = fernet.decrypt(&bad, None).unwrap_err();
+            assert!(matches!(error, FernetError::Refused), "{position}: {error}");
+        }
+        // Right tags over wrong padding, as only a holder of the keys can make them.
+        let keys = SoftwareKeys::from_bytes(&KEY).unwrap();
+        for padding in [[0; 16], [17; 16], [255; 16], *b"fourteen bytes\x01\x03"] {
+            let mut raw = vec![0x80];
+            raw.extend(1_700_000_000_u64.to_be_bytes());
+            raw.extend([9; 16]);
+            raw.extend(padding);
+            let tag = keys.seal([9; 16], &mut raw, 25).unwrap();
+            raw.extend(tag);
+            let bad = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, raw);
+            for fernet in [&fernet, &in_memory()] {
+                let error = fernet.decrypt(bad.as_bytes(), None).unwrap_err();
+                assert!(
+                    matches!(error, FernetError::Refused),
+                    "{padding:?}: {error}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_label_is_taken_once_and_what_is_missing_or_double_is_said() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let open = |label: &str| named(&token, label).open_fernet_keys().unwrap_err();
+        let error = named(&token, "queue")
+            .deadline(Duration::from_millis(200))
+            .open_fernet_keys()
+            .unwrap_err();
+        assert!(error.to_string().contains("fernet key generate"), "{error}");
+        pkcs11::generate_fernet_keys(&named(&token, "queue")).unwrap();
+        for again in [
+            pkcs11::generate_fernet_keys(&named(&token, "queue")),
+            pkcs11::import_fernet_keys(&named(&token, "queue"), &KEY),
+        ] {
+            assert!(matches!(again.unwrap_err(), Error::Exists { .. }));
+        }
+        let session = load(&token.module)
+            .unwrap()
+            .open_session(token.info.slot_id, true)
+            .unwrap();
+        let secret = |label: &str, key: KeyType, value: &[u8], extractable: bool| {
+            session
+                .create(&[
+                    Attribute::class(ObjectClass::SecretKey),
+                    Attribute::key_type(key),
+                    Attribute::bytes(Kind::Label, label.as_bytes()),
+                    Attribute::bytes(Kind::Id, label.as_bytes()),
+                    Attribute::flag(Kind::Token, true),
+                    Attribute::flag(Kind::Private, true),
+                    Attribute::flag(Kind::Sensitive, true),
+                    Attribute::flag(Kind::Extractable, extractable),
+                    Attribute::flag(Kind::Sign, key == KeyType::GenericSecret),
+                    Attribute::flag(Kind::Encrypt, key == KeyType::Aes),
+                    Attribute::flag(Kind::Decrypt, key == KeyType::Aes),
+                    Attribute::bytes(Kind::Value, value),
+                ])
+                .unwrap()
+        };
+        secret("queue", KeyType::Aes, &[1; 16], false);
+        let error = open("queue");
+        assert!(
+            error.to_string().contains("more than one AES key"),
+            "{error}"
+        );
+        secret("long", KeyType::GenericSecret, &[1; 32], false);
+        secret("long", KeyType::Aes, &[1; 32], false);
+        let error = open("long");
+        assert!(error.to_string().contains("128 bits"), "{error}");
+        secret("soft", KeyType::GenericSecret, &[1; 32], false);
+        secret("soft", KeyType::Aes, &[1; 16], true);
+        assert!(matches!(open("soft"), Error::Extractable { .. }));
+        named(&token, "soft")
+            .dangerous_allow_extractable()
+            .open_fernet_keys()
+            .unwrap();
+        for bad in [
+            named(&token, ""),
+            named(&token, "queue").object_id(*b"1"),
+            token.builder(),
+        ] {
+            assert!(matches!(
+                bad.open_fernet_keys().unwrap_err(),
+                Error::Argument(_)
+            ));
+        }
+        let uri = token.uri("object=queue;type=private");
+        assert!(matches!(
+            Pkcs11FernetKeys::open(&uri).unwrap_err(),
+            Error::Argument(_)
+        ));
+    });
+}
+
+#[test]
+fn a_lost_session_a_lost_login_and_a_token_that_is_away_are_made_good() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (fernet, faults) = faulted(&token);
+        for function in ["C_Encrypt", "C_Sign"] {
+            for fault in [
+                Fault::Rv(Rv::SESSION_HANDLE_INVALID),
+                Fault::Rv(Rv::USER_NOT_LOGGED_IN),
+                Fault::Rv(Rv::DEVICE_ERROR),
+                Fault::LoseSession,
+                Fault::Away(Duration::from_millis(300)),
+            ] {
+                faults.script(function, [fault]);
+                let sealed = fernet.encrypt(b"data").unwrap();
+                assert_eq!(
+                    in_memory().decrypt(sealed.as_bytes(), None).unwrap(),
+                    b"data"
+                );
+            }
+        }
+        let sealed = in_memory().encrypt(b"data").unwrap();
+        faults.script("C_Decrypt", [Fault::Rv(Rv::GENERAL_ERROR)]);
+        assert_eq!(fernet.decrypt(sealed.as_bytes(), None).unwrap(), b"data");
+        // Short and long tags are no tags.
+        for fault in [Fault::Short, Fault::Long] {
+            faults.script("C_Sign", [fault]);
+            assert_eq!(fernet.decrypt(sealed.as_bytes(), None).unwrap(), b"data");
+        }
+    });
+}
+
+#[test]
+fn a_call_that_hangs_is_left_at_the_deadline() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (fernet, faults) = faulted(&token);
+        faults.script("C_Encrypt", [Fault::Hang]);
+        let start = Instant::now();
+        let error = fernet.encrypt(b"data").unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Timeout, "{error}");
+        assert!(matches!(cause(&error), Error::Timeout { .. }));
+        assert!(start.elapsed() < Duration::from_secs(3));
+        fernet.encrypt(b"data").unwrap();
+        faults.release();
+    });
+}
+
+#[test]
+fn other_keys_under_the_label_are_not_used_for_those_that_were_opened() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (fernet, faults) = faulted(&token);
+        fernet.encrypt(b"data").unwrap();
+        let session = load(&token.module)
+            .unwrap()
+            .open_session(token.info.slot_id, true)
+            .unwrap();
+        let template = [
+            Attribute::class(ObjectClass::SecretKey),
+            Attribute::bytes(Kind::Label, b"q"),
+        ];
+        for key in session.find(&template).unwrap() {
+            session.destroy(key).unwrap();
+        }
+        pkcs11::generate_fernet_keys(&named(&token, "q")).unwrap();
+        faults.script("C_Encrypt", [Fault::LoseSession]);
+        let error = fernet.encrypt(b"data").unwrap_err();
+        assert!(matches!(cause(&error), Error::FernetKeys { .. }), "{error}");
+        assert_eq!(error.class(), ErrorClass::Permanent);
+    });
+}
+
+#[test]
+fn four_threads_and_a_forked_child_use_one_pair() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let fernet = Fernet::new(generated(&token, "queue"));
+        let sealed = fernet.encrypt(b"data").unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let fernet = &fernet;
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        let data = format!("{thread} {round}");
+                        let sealed = fernet.encrypt(data.as_bytes()).unwrap();
+                        let read = fernet.decrypt(sealed.as_bytes(), None).unwrap();
+                        assert_eq!(read, data.as_bytes());
+                    }
+                });
+            }
+        });
+        let read = |fernet: &Fernet| fernet.decrypt(sealed.as_bytes(), None).unwrap() == b"data";
+        fork(|| {
+            read(&fernet)
+                .then_some(())
+                .ok_or_else(|| "other data".to_owned())
+        })
+        .succeed(Duration::from_secs(20));
+        assert!(read(&fernet));
+    });
+}
