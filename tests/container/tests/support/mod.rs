@@ -54,14 +54,17 @@ pub fn test<F: FnOnce(&World)>(test: F) {
     };
     // A path of a unix socket has at most 107 bytes.
     let directory = tempfile::Builder::new().prefix("ts").tempdir().unwrap();
-    let address = format!("unix:path={}", directory.path().join("socket").display());
+    let at = |socket: &str| format!("unix:path={}", directory.path().join(socket).display());
+    let [shared, a, b] = ["socket", "a/socket", "b/socket"].map(at);
     softhsm::run_again(
         name,
         directory.path(),
         &[
             (DIRECTORY, directory.path().as_os_str()),
             (IMAGE, OsStr::new(image)),
-            (ADDRESS, OsStr::new(&address)),
+            (ADDRESS, OsStr::new(&shared)),
+            (&address_of("a"), OsStr::new(&a)),
+            (&address_of("b"), OsStr::new(&b)),
         ],
     );
 }
@@ -85,8 +88,13 @@ fn image() -> Result<&'static str, &'static str> {
     made.as_deref().map_err(String::as_str)
 }
 
-/// Names the socket that p11-kit-client speaks to from the moment when it is loaded.
+/// Names the socket that p11-kit-client speaks to. Read with each `C_GetFunctionList`, so it has to stay as it is.
 const ADDRESS: &str = "P11_KIT_SERVER_ADDRESS";
+
+/// The variable that the module for one server reads instead, with a name as long.
+fn address_of(server: &str) -> String {
+    ADDRESS[..ADDRESS.len() - 1].to_owned() + server
+}
 
 fn client_module() -> Option<PathBuf> {
     let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
@@ -132,19 +140,18 @@ impl World {
         Self::builder_through(&client_module().unwrap())
     }
 
-    /// A builder for the key of this server, whatever [`use_server`](Self::use_server) says: through a copy of the module,
-    /// which is another module, so that one process speaks to two servers at once.
-    #[allow(unsafe_code, reason = "the module has no other way to be told")]
+    /// A builder for the key of this server, `a` or `b`, whatever [`use_server`](Self::use_server) says: through a copy of
+    /// the module, which is another module and reads its address from a variable of its own, so that one process speaks to
+    /// two servers at once.
     pub fn builder_for(&self, server: &Server) -> Builder {
+        let name = server.shared.file_name().unwrap().to_str().unwrap();
+        let (theirs, own) = (ADDRESS.as_bytes(), address_of(name));
+        let mut module = std::fs::read(client_module().unwrap()).unwrap();
+        let at = module.windows(theirs.len()).position(|word| word == theirs);
+        let at = at.unwrap();
+        module[at..at + theirs.len()].copy_from_slice(own.as_bytes());
         let copy = server.shared.join("module.so");
-        std::fs::copy(client_module().unwrap(), &copy).unwrap();
-        let before = std::env::var_os(ADDRESS).unwrap();
-        let address = format!("unix:path={}", server.shared.join("socket").display());
-        // SAFETY: no other thread of this process reads or writes the environment meanwhile.
-        unsafe { std::env::set_var(ADDRESS, address) };
-        pkcs11::list_tokens(&copy).unwrap();
-        // SAFETY: as above.
-        unsafe { std::env::set_var(ADDRESS, before) };
+        std::fs::write(&copy, module).unwrap();
         Self::builder_through(&copy)
     }
 
