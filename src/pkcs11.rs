@@ -31,6 +31,7 @@
 //! * **Sessions are pooled**: at most `max_sessions`, opened one at a time, kept, and never put back after an error.
 //! * **A forked child opens its own**: nothing that it inherits is called, closed or locked.
 
+mod absence;
 mod builder;
 mod error;
 mod fernet;
@@ -40,6 +41,7 @@ mod guard;
 mod health;
 mod inspect;
 mod key;
+mod ladder;
 #[doc(hidden)]
 pub mod module;
 mod pin;

@@ -387,13 +387,11 @@ fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
             .unwrap();
         destroy(&token, "k");
         for _ in 0..3 {
-            assert!(class(key.sign_message(b"m")).is_retryable());
+            let error = key.sign_message(b"m").unwrap_err();
+            let gone = matches!(&error, SignError::Token(Error::KeyGone { .. }));
+            assert!(gone, "{error}");
+            assert_eq!(error.class(), ErrorClass::Permanent);
         }
-        let error = key.sign_message(b"m").unwrap_err();
-        assert!(
-            matches!(&error, SignError::Token(Error::KeyNotFound { .. })),
-            "{error}"
-        );
         // Another key under the same name is another key.
         token.generate(2048, "k");
         assert!(key.sign_message(b"m").is_err());

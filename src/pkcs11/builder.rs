@@ -332,7 +332,8 @@ impl Builder {
     pub fn open_key(&self) -> Result<Pkcs11Key, Error> {
         let filter = self.key_filter()?;
         let (key, ()) = self.open_found(move |access, session| {
-            Ok::<_, Error>((find_key(access, session, &filter)?, ()))
+            let key = find_key(access, session, &filter)?;
+            Ok(Ok::<_, Error>((key, ())))
         })?;
         tracing::info!(key = key.name(), token = %key.token(), scheme = %key.scheme(), path = key.signature_path().as_str(), "key opened");
         Ok(key)
@@ -355,20 +356,20 @@ impl Builder {
         let mut filter = self.key_filter()?;
         let chosen = self.certificate.clone();
         let (key, certificate) = self.open_found(move |access, session| match &chosen {
-            CertificateChoice::None => Err(SignError::from(Error::NoCertificate)),
+            CertificateChoice::None => Ok(Err(SignError::from(Error::NoCertificate))),
             CertificateChoice::Given(certificate) => {
                 filter.public_key = Some(certificate.public_key().clone());
-                let key = filter
-                    .find(access, session)?
-                    .ok_or_else(|| SignError::KeyMismatch {
-                        certificate: certificate.id().to_owned(),
-                    })?;
-                Ok((key, certificate.clone()))
+                let key = filter.find(access, session)?;
+                let mismatch = || SignError::KeyMismatch {
+                    certificate: certificate.id().to_owned(),
+                };
+                let key = key.ok_or_else(mismatch);
+                Ok(key.map(|key| (key, certificate.clone())))
             }
             CertificateChoice::FromToken => {
                 let key = find_key(access, session, &filter)?;
                 let certificate = provision::certificate_of(access, session, &key.info)?;
-                Ok((key, certificate))
+                Ok(Ok((key, certificate)))
             }
         })?;
         check_pair(
@@ -397,24 +398,31 @@ impl Builder {
         Ok(self.access()?.token)
     }
 
-    /// Opens a session on a thread of its own and finds the key in it, all within the deadline.
+    /// Opens a session on a thread of its own and finds the key in it, all within the deadline. What may pass by itself
+    /// is tried again.
     fn open_found<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
-        mut find: impl FnMut(&Access, &dyn ModuleSession) -> Result<(FoundKey, T), E> + Send + 'static,
+        mut find: impl FnMut(&Access, &dyn ModuleSession) -> Result<Result<(FoundKey, T), E>, Error>
+        + Send
+        + 'static,
     ) -> Result<(Pkcs11Key, T), E> {
         let deadline = self.deadline_from_now();
         let connection = Arc::new(Connection::new(&self.place, self.options.limits)?);
         let (place, theirs) = (self.place.clone(), connection.clone());
         let (access, found, with) = connection.run(deadline, move |line, _| {
-            let access = theirs.access(&place, None, true, deadline)?;
-            let (session, stamp) = access.open(false, Login::IfNeeded, deadline)?;
-            let (found, with) = find(&access, session.as_ref())?;
-            line.ready = Some(Ready {
-                session,
-                keys: found.handle,
-                stamp,
-            });
-            Ok::<_, E>((access, found, with))
+            theirs.climb_to_open(deadline, |login| {
+                let access = theirs.access(&place, None, true, deadline)?;
+                let (session, stamp) = access.open(false, login, deadline)?;
+                let found = find(&access, session.as_ref())?;
+                Ok(found.map(|(found, with)| {
+                    line.ready = Some(Ready {
+                        session,
+                        keys: found.handle,
+                        stamp,
+                    });
+                    (access, found, with)
+                }))
+            })?
         })?;
         let opened = Opened {
             place: self.place.clone(),

@@ -97,6 +97,20 @@ pub enum Error {
         /// The private keys that are there.
         found: Vec<KeyInfo>,
     },
+    /// A private RSA key that was there before is gone from a token that is well otherwise.
+    #[error(
+        "the private RSA key with {wanted} is not on {token} any more, which was looked at anew and has other keys; {}; \
+         restore it, or open the signer with another key",
+        keys(found)
+    )]
+    KeyGone {
+        /// What was looked for.
+        wanted: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// The private keys that are there.
+        found: Vec<KeyInfo>,
+    },
     /// More than one private RSA key fits.
     #[error("{} private RSA keys on {token} have {wanted}; say which by id: {}", found.len(), list(found))]
     SeveralKeys {

@@ -69,20 +69,18 @@ impl KeyFilter {
                 })
             }
             (None, _) if any_named && (self.label.is_some() || self.id.is_some()) => Ok(None),
-            (None, _) => {
-                let all = read_keys(
-                    access,
-                    session,
-                    &[Attribute::class(ObjectClass::PrivateKey)],
-                )?;
-                let found = all.into_iter().map(|key| key.info).collect();
-                Err(Error::KeyNotFound {
-                    wanted: self.to_string(),
-                    token: token(),
-                    found,
-                })
-            }
+            (None, _) => Err(self.not_found(access, session)?),
         }
+    }
+
+    fn not_found(&self, access: &Access, session: &dyn ModuleSession) -> Result<Error, Error> {
+        let all = [Attribute::class(ObjectClass::PrivateKey)];
+        let all = read_keys(access, session, &all)?;
+        Ok(Error::KeyNotFound {
+            wanted: self.to_string(),
+            token: Box::new(access.token.clone()),
+            found: all.into_iter().map(|key| key.info).collect(),
+        })
     }
 
     fn template(&self) -> Vec<Attribute> {
@@ -107,11 +105,7 @@ impl Find for KeyFilter {
     ) -> Result<ObjectHandle, Error> {
         match self.find(access, session)? {
             Some(key) => Ok(key.handle),
-            None => Err(Error::KeyNotFound {
-                wanted: self.to_string(),
-                token: Box::new(access.token.clone()),
-                found: Vec::new(),
-            }),
+            None => Err(self.not_found(access, session)?),
         }
     }
 }

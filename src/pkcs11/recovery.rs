@@ -12,14 +12,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::absence::{Absence, Verdict};
 use super::error::Error;
 use super::guard::{Guard, Reload, Rules};
 use super::health::Record;
+use super::ladder::{Pause, Rung, climbs, climbs_when_opening};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
 use super::process::{Deadline, block_sigpipe};
-use super::rv::Rv;
 use super::session::{Access, Login};
 use super::token::TokenInfo;
 use super::worker::{Bell, NoAnswer};
@@ -65,6 +66,7 @@ pub(crate) struct Connection<H: Send + 'static> {
     /// The token as it was found last.
     access: Mutex<Option<Arc<Access>>>,
     record: Record,
+    absence: Absence,
 }
 
 impl<H: Copy + Send + 'static> Connection<H> {
@@ -77,6 +79,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             limits,
             access: Mutex::default(),
             record: Record::default(),
+            absence: Absence::default(),
         })
     }
 
@@ -171,15 +174,8 @@ impl<H: Copy + Send + 'static> Connection<H> {
         deadline: Deadline,
         attempt: impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.step(
-            line,
-            target,
-            Rung::Kept,
-            Login::IfNeeded,
-            deadline,
-            &attempt,
-        )
-        .inspect_err(|_| line.ready = None)
+        let (rung, login) = (Rung::Kept, Login::IfNeeded);
+        self.step(line, target, rung, login, deadline, &attempt)
     }
 
     /// Tries until it works, the error is none that passes, or the deadline.
@@ -190,6 +186,56 @@ impl<H: Copy + Send + 'static> Connection<H> {
         deadline: Deadline,
         attempt: impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        match self.absence.verdict() {
+            Verdict::Sign => {}
+            Verdict::Fail(error) => return Err(error),
+            Verdict::Look { start } => {
+                if start {
+                    self.reload(self.guard.epoch(), deadline)?;
+                }
+                let (rung, login) = (Rung::Session, Login::IfNeeded);
+                line.ready = None;
+                match self.step(line, target, rung, login, deadline, &attempt) {
+                    Ok(done) => {
+                        self.absence.forget();
+                        tracing::info!(token = %target.token, "the key is there again");
+                        return Ok(done);
+                    }
+                    Err(error @ Error::KeyNotFound { .. }) => {
+                        return Err(self.absence.remember(error));
+                    }
+                    Err(error) if !climbs(&error) => return Err(error),
+                    // The token is not well, so that this says nothing of the key any more.
+                    Err(_) => self.absence.forget(),
+                }
+            }
+        }
+        self.climb_by(deadline, climbs, |rung, login| {
+            self.step(line, target, rung, login, deadline, &attempt)
+        })
+        .map_err(|(rung, error)| match rung {
+            Rung::Reload => self.absence.remember(error),
+            _ => error,
+        })
+    }
+
+    /// Opens what is needed for the first time: as [`climb`](Self::climb), from the first session on.
+    pub(crate) fn climb_to_open<T>(
+        &self,
+        deadline: Deadline,
+        mut open: impl FnMut(Login) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.climb_by(deadline, climbs_when_opening, |_, login| open(login))
+            .map_err(|(_, error)| error)
+    }
+
+    /// Climbs with one step after the other; the error with the rung where it ended.
+    fn climb_by<T>(
+        &self,
+        deadline: Deadline,
+        climbs: impl Fn(&Error) -> bool,
+        mut step: impl FnMut(Rung, Login) -> Result<T, Error>,
+    ) -> Result<T, (Rung, Error)> {
         let mut rung = Rung::Kept;
         let mut login = Login::IfNeeded;
         let mut pause = Pause::default();
@@ -200,38 +246,42 @@ impl<H: Copy + Send + 'static> Connection<H> {
         let clogged = self.guard.instance().stuck() >= self.limits.max_stuck;
         if clogged || self.guard.is_blocked(&self.rules) {
             let epoch = self.guard.epoch();
-            let reload = self.guard.reload(epoch, &self.rules, deadline)?;
-            if reload == Reload::Done {
-                rung = Rung::Reload;
-            } else if clogged {
-                return Err(self.stuck());
+            match self.guard.reload(epoch, &self.rules, deadline) {
+                Ok(Reload::Done) => rung = Rung::Reload,
+                Ok(_) if clogged => return Err((rung, self.stuck())),
+                Ok(_) => {}
+                Err(error) => return Err((rung, error)),
             }
         }
         loop {
             let epoch = self.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
-            let error = match self.step(line, target, rung, login, deadline, &attempt) {
+            let error = match step(rung, login) {
                 Ok(done) => {
                     if rung != Rung::Kept {
-                        tracing::info!(rung = rung.as_str(), tries, token = %target.token, "recovered");
+                        tracing::info!(rung = rung.as_str(), tries, on = self.name(), "recovered");
                     }
                     return Ok(done);
                 }
                 // What failed before the time was up says more than that it is.
                 Err(Error::Timeout { .. }) if last.is_some() => {
-                    line.ready = None;
-                    return Err(last.unwrap_or(Error::Closed));
+                    return Err((Rung::Kept, last.unwrap_or(Error::Closed)));
                 }
                 Err(error) => error,
             };
-            // Whatever the session is good for, it is not put back.
-            line.ready = None;
             tries += 1;
             if !climbs(&error) {
-                return Err(error);
+                return Err((rung, error));
             }
             // What failed may have been another's new start of the module; then the rung proves nothing.
             let started_meanwhile = self.guard.epoch() != epoch;
+            // The token is well and has other keys: this one will not come by itself.
+            let key_is_gone =
+                matches!(&error, Error::KeyNotFound { found, .. } if !found.is_empty());
+            if key_is_gone && rung == Rung::Reload && !started_meanwhile {
+                return Err((rung, error));
+            }
+            let failed = rung;
             rung = match rung {
                 _ if started_meanwhile => Rung::Session,
                 // Others hold what there is; to throw them out helps nobody.
@@ -242,18 +292,19 @@ impl<H: Copy + Send + 'static> Connection<H> {
             };
             let first = tries == 2;
             if deadline.has_passed() || (!first && !pause.sleep(next_start, deadline)) {
-                return Err(error);
+                return Err((failed, error));
             }
-            tracing::warn!(%error, class = %error.class(), rung = rung.as_str(), tries, "a signature is tried again");
+            tracing::warn!(%error, class = %error.class(), rung = rung.as_str(), tries, "tried again");
             login = match (rung, seen) {
                 (Rung::Login | Rung::Reload, Some(seen)) => Login::Again(seen),
                 _ => Login::IfNeeded,
             };
             next_start = None;
             if rung == Rung::Reload {
-                next_start = match self.reload(epoch, target, deadline) {
-                    Err(Error::Timeout { .. }) => return Err(error),
-                    next => next?,
+                next_start = match self.reload(epoch, deadline) {
+                    Err(Error::Timeout { .. }) => return Err((failed, error)),
+                    Err(error) => return Err((rung, error)),
+                    Ok(next) => next,
                 };
             }
             self.record.tried(&error, next_start);
@@ -262,13 +313,8 @@ impl<H: Copy + Send + 'static> Connection<H> {
     }
 
     /// The third rung; when it may be climbed again, if that is not now.
-    fn reload(
-        &self,
-        epoch: u64,
-        target: &Target<impl Find<Handles = H>>,
-        deadline: Deadline,
-    ) -> Result<Option<Instant>, Error> {
-        match self.guard.reload(epoch, &target.place.rules, deadline) {
+    fn reload(&self, epoch: u64, deadline: Deadline) -> Result<Option<Instant>, Error> {
+        match self.guard.reload(epoch, &self.rules, deadline) {
             Ok(Reload::Done) => Ok(None),
             Ok(Reload::NotBefore(next)) => Ok(Some(next)),
             Ok(refused @ (Reload::CallsInside | Reload::NotAllowed)) => {
@@ -281,7 +327,21 @@ impl<H: Copy + Send + 'static> Connection<H> {
         }
     }
 
+    /// One try. Whatever the session of one that failed is good for, it is not put back.
     fn step<T>(
+        &self,
+        line: &mut Line<H>,
+        target: &Target<impl Find<Handles = H>>,
+        rung: Rung,
+        login: Login,
+        deadline: Deadline,
+        attempt: &impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.step_in(line, target, rung, login, deadline, attempt)
+            .inspect_err(|_| line.ready = None)
+    }
+
+    fn step_in<T>(
         &self,
         line: &mut Line<H>,
         target: &Target<impl Find<Handles = H>>,
@@ -333,68 +393,5 @@ impl<H: Copy + Send + 'static> Connection<H> {
             Some(access) => access.token.to_string(),
             None => format!("the module {}", self.guard.name()),
         }
-    }
-}
-
-/// How far a signature has climbed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rung {
-    Kept,
-    Session,
-    Login,
-    Reload,
-}
-
-impl Rung {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kept => "kept session",
-            Self::Session => "new session",
-            Self::Login => "new login",
-            Self::Reload => "new start of the module",
-        }
-    }
-}
-
-/// Whether another try may help.
-fn climbs(error: &Error) -> bool {
-    match error {
-        // The deadline has passed, or somebody hangs where this one would too.
-        Error::Timeout { .. } | Error::Stuck { .. } => false,
-        Error::Call { call, .. } if call.is(Rv::SLOT_ID_INVALID) => true,
-        // A store that is away, seen on Kryoptic.
-        Error::Call { call, .. } if call.is(Rv::TOKEN_NOT_INITIALIZED) => true,
-        _ => error.class().is_retryable(),
-    }
-}
-
-/// Pauses that double, each shortened by chance so that threads which failed together do not come back together.
-#[derive(Default)]
-struct Pause(u32);
-
-impl Pause {
-    const FIRST: Duration = Duration::from_millis(10);
-    const LONGEST: Duration = Duration::from_secs(1);
-
-    /// Sleeps, not beyond the moment from which the module may be started anew; `false`, at once, when the deadline
-    /// would pass meanwhile.
-    fn sleep(&mut self, next_start: Option<Instant>, deadline: Deadline) -> bool {
-        let whole = Self::FIRST
-            .saturating_mul(1 << self.0.min(10))
-            .min(Self::LONGEST);
-        self.0 += 1;
-        let mut chance = [0];
-        // Without randomness the pause is whole.
-        let _ = aws_lc_rs::rand::fill(&mut chance);
-        let [chance] = chance;
-        let pause = whole.mul_f64(1.0 - f64::from(chance) / 512.0);
-        let pause = next_start.map_or(pause, |next| {
-            pause.min(next.saturating_duration_since(Instant::now()))
-        });
-        if pause >= deadline.left() {
-            return false;
-        }
-        std::thread::sleep(pause);
-        true
     }
 }

@@ -96,6 +96,10 @@ pub struct Faults {
     blind: AtomicBool,
     /// How many other instances of the module there are.
     pub others: AtomicUsize,
+    /// Objects with a label are not found.
+    pub labels_hidden: AtomicBool,
+    /// No object is found.
+    pub objects_hidden: AtomicBool,
     /// The token has a PIN pad.
     pub pin_pad: AtomicBool,
     open: AtomicUsize,
@@ -435,6 +439,13 @@ impl ModuleSession for FaultSession {
 
     fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
         self.before("C_FindObjects")?;
+        let is_labelled = |attribute: &Attribute| attribute.kind == AttributeKind::Label;
+        let labels = self.faults.labels_hidden.load(Ordering::SeqCst);
+        if self.faults.objects_hidden.load(Ordering::SeqCst)
+            || (labels && template.iter().any(is_labelled))
+        {
+            return Ok(Vec::new());
+        }
         self.inner().find(template)
     }
 

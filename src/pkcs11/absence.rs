@@ -1,0 +1,116 @@
+//! [`Absence`]: a key that is not on its token any more, although the token is well.
+//!
+//! A key that is not found may be a store that is away for a while, so the ladder is climbed for it. When it is not there
+//! after that either, it was probably destroyed. Then each call would cost its deadline and new starts of the module. So
+//! for some time calls fail at once, and one per second looks for the key.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::module::lock;
+use super::provision::KeyInfo;
+use super::token::TokenInfo;
+
+/// Whether a key was found to be gone.
+#[derive(Default)]
+pub(crate) struct Absence(Mutex<Option<Found>>);
+
+/// What was found instead of the key.
+struct Found {
+    wanted: String,
+    token: Box<TokenInfo>,
+    /// The other private keys. With some there, it is this key that is gone, and not what the token holds.
+    others: Vec<KeyInfo>,
+    next_look: Instant,
+    next_start: Instant,
+}
+
+/// What a call may do.
+pub(crate) enum Verdict {
+    /// Nothing is known of an absence.
+    Sign,
+    /// Look for the key once; after a new start of the module, if so.
+    Look {
+        /// Whether to start it.
+        start: bool,
+    },
+    /// Fail with this.
+    Fail(Error),
+}
+
+impl Absence {
+    /// From one look for the key to the next.
+    const LOOK: Duration = Duration::from_secs(1);
+    /// From one new start of the module for it to the next: SoftHSM stays without its keys until then when its files were
+    /// away.
+    const START: Duration = Duration::from_secs(30);
+
+    /// What the next call may do.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let mut found = lock(&self.0);
+        let Some(found) = &mut *found else {
+            return Verdict::Sign;
+        };
+        let now = Instant::now();
+        if now < found.next_look {
+            return Verdict::Fail(found.error());
+        }
+        found.next_look = now + Self::LOOK;
+        let start = now >= found.next_start;
+        if start {
+            found.next_start = now + Self::START;
+        }
+        Verdict::Look { start }
+    }
+
+    /// Remembers that the key was not found although all was tried; the error for it. Other errors stay as they are.
+    pub(crate) fn remember(&self, error: Error) -> Error {
+        let Error::KeyNotFound {
+            wanted,
+            token,
+            found: others,
+        } = error
+        else {
+            return error;
+        };
+        let now = Instant::now();
+        let mut known = lock(&self.0);
+        let next_start = known.as_ref().map(|found| found.next_start);
+        let found = Found {
+            wanted,
+            token,
+            others,
+            next_look: now + Self::LOOK,
+            next_start: next_start.unwrap_or(now + Self::START),
+        };
+        let error = found.error();
+        *known = Some(found);
+        error
+    }
+
+    /// The key is there, or its token is not well either.
+    pub(crate) fn forget(&self) {
+        *lock(&self.0) = None;
+    }
+}
+
+impl Found {
+    fn error(&self) -> Error {
+        let (wanted, token) = (self.wanted.clone(), self.token.clone());
+        if self.others.is_empty() {
+            // What the token holds may come back.
+            Error::KeyNotFound {
+                wanted,
+                token,
+                found: Vec::new(),
+            }
+        } else {
+            Error::KeyGone {
+                wanted,
+                token,
+                found: self.others.clone(),
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the ladder goes by: its rungs, which errors climb it, and the pauses in between.
+
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::process::Deadline;
+use super::rv::Rv;
+use super::token::TokenInfo;
+
+/// How far a signature has climbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    Kept,
+    Session,
+    Login,
+    Reload,
+}
+
+impl Rung {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept session",
+            Self::Session => "new session",
+            Self::Login => "new login",
+            Self::Reload => "new start of the module",
+        }
+    }
+}
+
+/// Whether another try may help.
+pub(super) fn climbs(error: &Error) -> bool {
+    match error {
+        // The deadline has passed, or somebody hangs where this one would too.
+        Error::Timeout { .. } | Error::Stuck { .. } => false,
+        Error::Call { call, .. } if call.is(Rv::SLOT_ID_INVALID) => true,
+        // A store that is away, seen on Kryoptic.
+        Error::Call { call, .. } if call.is(Rv::TOKEN_NOT_INITIALIZED) => true,
+        _ => error.class().is_retryable(),
+    }
+}
+
+/// Whether another try may help while a key is opened. What is not there may never have been, so it is waited for only
+/// where the module shows no token at all, as one does whose device or server is away.
+pub(super) fn climbs_when_opening(error: &Error) -> bool {
+    let is_blank = |token: &TokenInfo| token.unreadable.is_none() && !token.flags.initialized;
+    match error {
+        Error::KeyNotFound { .. } => false,
+        Error::TokenNotFound { found, .. } => found.iter().all(is_blank),
+        _ => climbs(error),
+    }
+}
+
+/// Pauses that double, each shortened by chance so that threads which failed together do not come back together.
+#[derive(Default)]
+pub(super) struct Pause(u32);
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Sleeps, not beyond the moment from which the module may be started anew; `false`, at once, when the deadline
+    /// would pass meanwhile.
+    pub(super) fn sleep(&mut self, next_start: Option<Instant>, deadline: Deadline) -> bool {
+        let whole = Self::FIRST
+            .saturating_mul(1 << self.0.min(10))
+            .min(Self::LONGEST);
+        self.0 += 1;
+        let mut chance = [0];
+        // Without randomness the pause is whole.
+        let _ = aws_lc_rs::rand::fill(&mut chance);
+        let [chance] = chance;
+        let pause = whole.mul_f64(1.0 - f64::from(chance) / 512.0);
+        let pause = next_start.map_or(pause, |next| {
+            pause.min(next.saturating_duration_since(Instant::now()))
+        });
+        if pause >= deadline.left() {
+            return false;
+        }
+        std::thread::sleep(pause);
+        true
+    }
+}
