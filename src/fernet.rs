@@ -320,6 +320,12 @@ impl MultiFernet {
     }
 }
 
+impl From<Fernet> for MultiFernet {
+    fn from(only: Fernet) -> Self {
+        Self::new(only, [])
+    }
+}
+
 /// The bytes of a token of the right version and of a possible length. What is decrypted and not handed out is zeroised.
 struct Token(Vec<u8>);
 
