@@ -10,12 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use support::fault::{Fault, Faults, faulty};
 use support::fork::fork;
-use support::softhsm::{self, Token};
+use support::softhsm::{self, PIN, Token};
 use taskseal::ErrorClass;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
-use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, KeyType, ObjectClass, load};
-use taskseal::pkcs11::{self, Builder, Error, Pkcs11FernetKeys, Rv, SecretKeyInfo};
+use taskseal::pkcs11::module::{
+    Attribute, AttributeKind as Kind, KeyType, ObjectClass, User, load,
+};
+use taskseal::pkcs11::{self, Builder, Error, Pin, Pkcs11FernetKeys, Rv, SecretKeyInfo};
 
 /// A Fernet key as its bytes, for tests.
 const KEY: [u8; 32] = *b"signing 16 bytesencrypt 16 bytes";
@@ -182,6 +184,9 @@ fn a_label_is_taken_once_and_what_is_missing_or_double_is_said() {
             .unwrap()
             .open_session(token.info.slot_id, true)
             .unwrap();
+        session
+            .login(User::User, Some(&Pin::new(PIN).unwrap()))
+            .unwrap();
         let secret = |label: &str, key: KeyType, value: &[u8], extractable: bool| {
             session
                 .create(&[
@@ -279,7 +284,6 @@ fn a_call_that_hangs_is_left_at_the_deadline() {
         assert!(matches!(cause(&error), Error::Timeout { .. }));
         assert!(start.elapsed() < Duration::from_secs(3));
         fernet.encrypt(b"data").unwrap();
-        faults.release();
     });
 }
 
@@ -305,6 +309,36 @@ fn other_keys_under_the_label_are_not_used_for_those_that_were_opened() {
         let error = fernet.encrypt(b"data").unwrap_err();
         assert!(matches!(cause(&error), Error::FernetKeys { .. }), "{error}");
         assert_eq!(error.class(), ErrorClass::Permanent);
+    });
+}
+
+#[test]
+fn destroyed_keys_are_said_at_once() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (fernet, faults) = faulted(&token);
+        pkcs11::generate_fernet_keys(&named(&token, "another")).unwrap();
+        let session = load(&token.module)
+            .unwrap()
+            .open_session(token.info.slot_id, true)
+            .unwrap();
+        let template = [
+            Attribute::class(ObjectClass::SecretKey),
+            Attribute::bytes(Kind::Label, b"q"),
+        ];
+        for key in session.find(&template).unwrap() {
+            session.destroy(key).unwrap();
+        }
+        faults.script("C_Encrypt", [Fault::LoseSession]);
+        let starts = || faults.count("C_Initialize");
+        let error = fernet.encrypt(b"data").unwrap_err();
+        assert!(matches!(cause(&error), Error::FernetKeys { .. }), "{error}");
+        let before = starts();
+        for _ in 0..20 {
+            let error = fernet.encrypt(b"data").unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Permanent, "{error}");
+        }
+        assert_eq!(starts(), before);
     });
 }
 

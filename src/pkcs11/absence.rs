@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use super::fernet::SecretKeyInfo;
 use super::module::lock;
 use super::provision::KeyInfo;
 use super::token::TokenInfo;
@@ -18,10 +19,7 @@ pub(crate) struct Absence(Mutex<Option<Found>>);
 
 /// What was found instead of the key.
 struct Found {
-    wanted: String,
-    token: Box<TokenInfo>,
-    /// The other private keys. With some there, it is this key that is gone, and not what the token holds.
-    others: Vec<KeyInfo>,
+    missing: Missing,
     next_look: Instant,
     next_start: Instant,
 }
@@ -54,7 +52,7 @@ impl Absence {
         };
         let now = Instant::now();
         if now < found.next_look {
-            return Verdict::Fail(found.error());
+            return Verdict::Fail(found.missing.error());
         }
         found.next_look = now + Self::LOOK;
         let start = now >= found.next_start;
@@ -66,25 +64,19 @@ impl Absence {
 
     /// Remembers that the key was not found although all was tried; the error for it. Other errors stay as they are.
     pub(crate) fn remember(&self, error: Error) -> Error {
-        let Error::KeyNotFound {
-            wanted,
-            token,
-            found: others,
-        } = error
-        else {
-            return error;
+        let missing = match Missing::try_from(error) {
+            Ok(missing) => missing,
+            Err(other) => return other,
         };
         let now = Instant::now();
         let mut known = lock(&self.0);
         let next_start = known.as_ref().map(|found| found.next_start);
         let found = Found {
-            wanted,
-            token,
-            others,
+            missing,
             next_look: now + Self::LOOK,
             next_start: next_start.unwrap_or(now + Self::START),
         };
-        let error = found.error();
+        let error = found.missing.error();
         *known = Some(found);
         error
     }
@@ -95,22 +87,93 @@ impl Absence {
     }
 }
 
-impl Found {
-    fn error(&self) -> Error {
-        let (wanted, token) = (self.wanted.clone(), self.token.clone());
-        if self.others.is_empty() {
-            // What the token holds may come back.
+/// Which key is not there, and what is there instead. With other keys there, it is this one that is gone, and not what the
+/// token holds.
+enum Missing {
+    Private {
+        wanted: String,
+        token: Box<TokenInfo>,
+        others: Vec<KeyInfo>,
+    },
+    Secret {
+        what: &'static str,
+        label: String,
+        token: Box<TokenInfo>,
+        others: Vec<SecretKeyInfo>,
+    },
+}
+
+impl TryFrom<Error> for Missing {
+    /// One that is about something else.
+    type Error = Error;
+
+    fn try_from(error: Error) -> Result<Self, Error> {
+        match error {
             Error::KeyNotFound {
                 wanted,
                 token,
-                found: Vec::new(),
-            }
-        } else {
-            Error::KeyGone {
+                found: others,
+            } => Ok(Self::Private {
                 wanted,
                 token,
-                found: self.others.clone(),
-            }
+                others,
+            }),
+            Error::SecretKeyNotFound {
+                what,
+                label,
+                token,
+                found: others,
+            } => Ok(Self::Secret {
+                what,
+                label,
+                token,
+                others,
+            }),
+            other => Err(other),
+        }
+    }
+}
+
+impl Missing {
+    /// While the token shows no key at all, what it holds may come back.
+    fn error(&self) -> Error {
+        match self {
+            Self::Private {
+                wanted,
+                token,
+                others,
+            } if others.is_empty() => Error::KeyNotFound {
+                wanted: wanted.clone(),
+                token: token.clone(),
+                found: Vec::new(),
+            },
+            Self::Private {
+                wanted,
+                token,
+                others,
+            } => Error::KeyGone {
+                wanted: wanted.clone(),
+                token: token.clone(),
+                found: others.clone(),
+            },
+            Self::Secret {
+                what,
+                label,
+                token,
+                others,
+            } if others.is_empty() => Error::SecretKeyNotFound {
+                what,
+                label: label.clone(),
+                token: token.clone(),
+                found: Vec::new(),
+            },
+            Self::Secret {
+                what, label, token, ..
+            } => Error::FernetKeys {
+                label: label.clone(),
+                token: token.clone(),
+                reason: format!("the {what} is not there any more"),
+            },
         }
     }
 }

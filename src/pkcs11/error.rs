@@ -370,6 +370,15 @@ impl Error {
         }
     }
 
+    /// Whether a key was not found, and then whether the token shows other keys of its kind.
+    pub(super) const fn missing_key(&self) -> Option<bool> {
+        match self {
+            Self::KeyNotFound { found, .. } => Some(!found.is_empty()),
+            Self::SecretKeyNotFound { found, .. } => Some(!found.is_empty()),
+            _ => None,
+        }
+    }
+
     /// What a caller may do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {

@@ -24,7 +24,7 @@ use super::place::Place;
 use super::pool::Ready;
 use super::process::{Deadline, PerProcess};
 use super::recovery::{Connection, Limits, Target};
-use super::session::{Access, Login};
+use super::session::Access;
 use super::uri::ObjectType;
 use super::{Builder, TokenInfo, Uri};
 use crate::error::ErrorClass;
@@ -170,15 +170,17 @@ impl Builder {
         let connection = Arc::new(Connection::new(&self.place, limits)?);
         let (place, theirs): (Place, _) = (self.place.clone(), connection.clone());
         let (token, filter) = connection.run(deadline, move |line, _| {
-            let access = theirs.access(&place, None, true, deadline)?;
-            let (session, stamp) = access.open(false, Login::IfNeeded, deadline)?;
-            let (keys, filter) = filter.clone().check(&access, session.as_ref())?;
-            line.ready = Some(Ready {
-                session,
-                keys,
-                stamp,
-            });
-            Ok::<_, Error>((access.token.clone(), filter))
+            theirs.climb_to_open(deadline, |login| {
+                let access = theirs.access(&place, None, true, deadline)?;
+                let (session, stamp) = access.open(false, login, deadline)?;
+                let (keys, filter) = filter.clone().check(&access, session.as_ref())?;
+                line.ready = Some(Ready {
+                    session,
+                    keys,
+                    stamp,
+                });
+                Ok((access.token.clone(), filter))
+            })
         })?;
         tracing::info!(keys = filter.label(), token = %token, "Fernet keys opened: they are on a token");
         let per_process = PerProcess::new();

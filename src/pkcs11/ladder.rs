@@ -44,7 +44,7 @@ pub(super) fn climbs(error: &Error) -> bool {
 pub(super) fn climbs_when_opening(error: &Error) -> bool {
     let is_blank = |token: &TokenInfo| token.unreadable.is_none() && !token.flags.initialized;
     match error {
-        Error::KeyNotFound { .. } => false,
+        _ if error.missing_key().is_some() => false,
         Error::TokenNotFound { found, .. } => found.iter().all(is_blank),
         _ => climbs(error),
     }

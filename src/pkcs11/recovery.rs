@@ -201,7 +201,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
                         tracing::info!(token = %target.token, "the key is there again");
                         return Ok(done);
                     }
-                    Err(error @ Error::KeyNotFound { .. }) => {
+                    Err(error) if error.missing_key().is_some() => {
                         return Err(self.absence.remember(error));
                     }
                     Err(error) if !climbs(&error) => return Err(error),
@@ -276,8 +276,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             // What failed may have been another's new start of the module; then the rung proves nothing.
             let started_meanwhile = self.guard.epoch() != epoch;
             // The token is well and has other keys: this one will not come by itself.
-            let key_is_gone =
-                matches!(&error, Error::KeyNotFound { found, .. } if !found.is_empty());
+            let key_is_gone = error.missing_key() == Some(true);
             if key_is_gone && rung == Rung::Reload && !started_meanwhile {
                 return Err((rung, error));
             }
