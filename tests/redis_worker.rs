@@ -11,11 +11,9 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +22,7 @@ use support::celery::BAD_SIGNATURE;
 use support::keys;
 use support::python::{self, Environment};
 use support::redis::{Answer, Redis};
+use support::worker::{Worker, unique_id};
 use taskseal::pss::{Salt, Scheme};
 use taskseal::{Certificate, Sealer, Signer, SoftwareSigner};
 
@@ -64,7 +63,14 @@ fn sealed_tasks_run(test: &str, producers: &[Arc<dyn Signer>]) {
             producer.certificate(),
         );
     }
-    let mut worker = Worker::start(&python, &redis, directory.path());
+    let mut worker = Worker::start(
+        &python,
+        "worker_app",
+        &[
+            ("TASKSEAL_TEST_REDIS", redis.url().as_ref()),
+            ("TASKSEAL_TEST_DIRECTORY", directory.path().as_os_str()),
+        ],
+    );
     let results = keys::opener(&worker_certificate);
 
     let mut sent = Vec::new();
@@ -225,93 +231,4 @@ impl Message {
 
 fn body(args: &Value, kwargs: &Value) -> Value {
     json!([args, kwargs, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}])
-}
-
-/// Text in the form of a UUID, which is what Celery's ids look like.
-fn unique_id() -> String {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).unwrap();
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-}
-
-/// A stock worker of `tests/interop/worker_app.py`. Ends when it is dropped, after a panic too.
-struct Worker {
-    process: Child,
-    log: tempfile::NamedTempFile,
-}
-
-impl Worker {
-    fn start(python: &Path, redis: &Redis, directory: &Path) -> Self {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let output = || File::options().append(true).open(log.path()).unwrap();
-        let process = Command::new(python)
-            .args([
-                "-m",
-                "celery",
-                "-A",
-                "worker_app",
-                "worker",
-                "--pool=solo",
-                "--loglevel=INFO",
-            ])
-            .args([
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ])
-            .current_dir(python::script("worker_app.py").parent().unwrap())
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("TASKSEAL_TEST_REDIS", redis.url())
-            .env("TASKSEAL_TEST_DIRECTORY", directory)
-            .stdout(output())
-            .stderr(output())
-            .spawn()
-            .unwrap();
-        Self { process, log }
-    }
-
-    /// Waits until Redis has a value for the key.
-    fn wait_for(&mut self, redis: &mut Redis, key: &str) -> Vec<u8> {
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(60) {
-            if let Answer::Bytes(value) = redis.run(&[b"GET", key.as_bytes()]) {
-                return value;
-            }
-            if let Some(status) = self.process.try_wait().unwrap() {
-                panic!("the worker ended ({status}):\n{}", self.end_of_log());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("no {key} after a minute:\n{}", self.end_of_log());
-    }
-
-    fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.log.path()).unwrap()).into_owned()
-    }
-
-    /// The last lines, each cut: a line may hold a whole message.
-    fn end_of_log(&self) -> String {
-        let log = self.log();
-        let lines: Vec<_> = log
-            .lines()
-            .map(|line| line.chars().take(200).collect::<String>())
-            .collect();
-        lines[lines.len().saturating_sub(100)..].join("\n")
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // It is our own child, and not waited for yet, so that its id cannot be another process'.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }

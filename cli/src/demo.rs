@@ -1,5 +1,9 @@
 //! `taskseal demo`: the whole way of a message on a SoftHSM token that is made for it and thrown away.
 
+#[cfg(feature = "software")]
+mod encrypt;
+#[cfg(feature = "software")]
+mod readable;
 mod refusals;
 mod show;
 mod story;
@@ -31,12 +35,7 @@ const MODULES: [&str; 10] = [
 
 pub(crate) fn run(args: &DemoArgs, global: Global) -> Result<(), Failure> {
     match &args.inside {
-        Some(inside) => story::tell(
-            &Place::of(inside),
-            &module(args)?,
-            args.keep.is_some(),
-            global,
-        ),
+        Some(inside) => story::tell(&Place::of(inside), &module(args)?, args, global),
         None => outside(args),
     }
 }

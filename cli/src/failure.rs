@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 use taskseal::error::{
-    CertificateError, EnvelopeError, ErrorClass, IssueError, OpenError, SealError, SignError,
-    StoreError,
+    BodyError, CertificateError, EnvelopeError, ErrorClass, FernetError, IssueError, KombuError,
+    MessageError, MessageSealError, OpenError, SealError, SignError, StoreError,
 };
 
 use crate::output::{self, style};
@@ -138,6 +138,27 @@ impl From<OpenError> for Failure {
     }
 }
 
+impl From<MessageError> for Failure {
+    fn from(error: MessageError) -> Self {
+        let message = match error.class() {
+            ErrorClass::Rejected => format!("refused ({}): {error}", error.reason()),
+            _ => error.to_string(),
+        };
+        Self::new(error.reason(), error.class(), message)
+    }
+}
+
+impl From<FernetError> for Failure {
+    fn from(error: FernetError) -> Self {
+        match error {
+            FernetError::Refused => {
+                Self::new("token", error.class(), format!("refused (token): {error}"))
+            }
+            _ => Self::library("fernet", error.class(), &error),
+        }
+    }
+}
+
 /// Errors that have a class, under one word each.
 macro_rules! from_library {
     ($($error:ty => $reason:literal),* $(,)?) => {$(
@@ -150,9 +171,12 @@ macro_rules! from_library {
 }
 
 from_library! {
+    BodyError => "body",
     CertificateError => "certificate",
     EnvelopeError => "malformed",
     IssueError => "issue",
+    KombuError => "message",
+    MessageSealError => "seal",
     SealError => "seal",
     SignError => "sign",
     StoreError => "store",

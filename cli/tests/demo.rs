@@ -62,6 +62,38 @@ fn its_facts_as_json() {
     assert_eq!(facts["opened"]["body_is_the_same"], true);
 }
 
+#[cfg(feature = "software")]
+#[test]
+fn it_shows_what_can_be_read_in_each_scope() {
+    if softhsm().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let shown = stdout(&place.run("demo --encrypt").success().stderr(""));
+    for part in [
+        "plain                          13 of 14",
+        "signed body                    14 of 14",
+        "encrypted body                 13 of 14",
+        "whole message, encrypted        0 of 14",
+        "whole message, signed+encrypted 0 of 14",
+        "What remains: the queue's name",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(
+        shown.lines().all(|line| line.chars().count() <= 110),
+        "{shown}"
+    );
+    let facts = json_on_stdout(&place.run("demo --encrypt --json").success());
+    let counts: Vec<_> = facts["readable"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|scope| scope["readable"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(counts, [13, 14, 13, 14, 0, 0]);
+}
+
 #[test]
 fn what_it_keeps_can_be_used_and_is_not_overwritten() {
     let Some(module) = softhsm() else { return };

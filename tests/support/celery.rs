@@ -148,6 +148,7 @@ pub fn peer(environment: Environment, test: &str) -> Option<MutexGuard<'static, 
     let slot = match environment {
         Environment::Current => &CURRENT,
         Environment::Old => &OLD,
+        Environment::Fernet => panic!("its key has to be chosen first: start a peer of its own"),
     };
     let peer = slot.get_or_init(|| Mutex::new(Peer::start(&python, "celery_peer.py")));
     // A test that failed while it held the peer leaves nothing behind in it.

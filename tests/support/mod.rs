@@ -27,3 +27,4 @@ pub mod remote;
 pub mod softhsm;
 #[cfg(feature = "pkcs11")]
 pub mod spy;
+pub mod worker;

@@ -13,6 +13,8 @@ pub enum Environment {
     Current,
     /// Celery 5.4: the old wire format; accepts the maximum salt alone.
     Old,
+    /// The present Celery with `kombu-fernet-serializers`.
+    Fernet,
 }
 
 impl Environment {
@@ -20,6 +22,7 @@ impl Environment {
         let name = match self {
             Self::Current => "celery-current",
             Self::Old => "celery-old",
+            Self::Fernet => "celery-fernet",
         };
         root().join("target/venv").join(name)
     }

@@ -100,6 +100,17 @@ impl Redis {
         self.read()
     }
 
+    /// A second connection, which is told every command that the server gets from now on.
+    pub fn monitor(&self) -> Monitor {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        connection.write_all(b"MONITOR\r\n").unwrap();
+        let mut monitor = Monitor {
+            connection: BufReader::new(connection),
+        };
+        assert_eq!(monitor.line(), "+OK");
+        monitor
+    }
+
     fn read(&mut self) -> Answer {
         let mut line = String::new();
         self.connection.read_line(&mut line).unwrap();
@@ -122,6 +133,61 @@ impl Redis {
             _ => panic!("Redis says {line:?}"),
         }
     }
+}
+
+/// What the server says that it gets (`MONITOR`).
+pub struct Monitor {
+    connection: BufReader<TcpStream>,
+}
+
+impl Monitor {
+    /// The parts of the next command whose name is that one.
+    pub fn next(&mut self, name: &str) -> Vec<Vec<u8>> {
+        loop {
+            let command = parts(&self.line());
+            if command[0].eq_ignore_ascii_case(name.as_bytes()) {
+                return command;
+            }
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.connection.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+/// `+1700000000.000000 [0 127.0.0.1:50000] "LPUSH" "celery" "\"quoted\" \xff"`: its parts, as they were.
+fn parts(line: &str) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    let mut bytes = line.bytes().skip_while(|byte| *byte != b'"');
+    while bytes.next().is_some() {
+        let mut part = Vec::new();
+        loop {
+            match bytes.next().unwrap() {
+                b'"' => break,
+                b'\\' => part.push(match bytes.next().unwrap() {
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b't' => b'\t',
+                    b'a' => 7,
+                    b'b' => 8,
+                    b'x' => {
+                        let mut digit =
+                            || char::from(bytes.next().unwrap()).to_digit(16).unwrap() as u8;
+                        digit() * 16 + digit()
+                    }
+                    other => other,
+                }),
+                other => part.push(other),
+            }
+        }
+        parts.push(part);
+        // The blank before the next one.
+        bytes.next();
+    }
+    parts
 }
 
 impl Drop for Redis {

@@ -109,11 +109,16 @@ pub(crate) struct ImportArgs {
 #[command(after_help = "\
 Examples:
   taskseal demo
+  taskseal demo --encrypt                   # and what a broker can read of a task in each scope
   taskseal demo --keep /tmp/taskseal-demo   # says how to go on with the token afterwards
 
 SoftHSM has to be installed (Debian and Ubuntu: apt-get install softhsm2). Nothing of this machine's own tokens is \
 touched.")]
 pub(crate) struct DemoArgs {
+    /// Also seal one task in every scope, and show what of it can be read at the broker
+    #[cfg(feature = "software")]
+    #[arg(long)]
+    pub(crate) encrypt: bool,
     /// Put the token and all files into this new or empty directory and keep it
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,

@@ -17,6 +17,7 @@ use super::Place;
 use super::refusals::{self, Refusal};
 use super::show::Show;
 use crate::args::Global;
+use crate::args::token::DemoArgs;
 use crate::cert::CertificateFacts;
 use crate::failure::Failure;
 use crate::output;
@@ -41,6 +42,9 @@ struct Facts<'a> {
     wire: &'a str,
     opened: OpenedFacts,
     refused: &'a [Refusal],
+    #[cfg(feature = "software")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readable: Option<Vec<super::encrypt::Scope>>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<&'a Path>,
@@ -65,10 +69,11 @@ struct OpenedFacts {
 pub(super) fn tell(
     place: &Place,
     module: &Path,
-    keep: bool,
+    args: &DemoArgs,
     global: Global,
 ) -> Result<(), Failure> {
     let start = Instant::now();
+    let keep = args.keep.is_some();
     let mut show = Show::new(global);
     show.title(
         "taskseal demo",
@@ -151,6 +156,14 @@ pub(super) fn tell(
         expired: expired(&builder)?,
     };
     let refused = refusals::try_all(&cast, &show)?;
+    #[cfg(feature = "software")]
+    let readable = match args.encrypt {
+        true => Some(super::encrypt::compare(
+            &mut show,
+            Arc::clone(&signer) as _,
+        )?),
+        false => None,
+    };
 
     let seconds = start.elapsed().as_secs_f64();
     if global.json {
@@ -168,6 +181,8 @@ pub(super) fn tell(
             wire: sealed.as_str().unwrap_or_default(),
             opened: facts,
             refused: &refused,
+            #[cfg(feature = "software")]
+            readable,
             seconds,
             kept: keep.then_some(place.directory.as_path()),
         })?;
