@@ -1,5 +1,8 @@
 //! The command line.
 
+#[cfg(feature = "software")]
+pub(crate) mod fernet;
+pub(crate) mod message;
 #[cfg(feature = "pkcs11")]
 pub(crate) mod token;
 
@@ -79,6 +82,9 @@ pub(crate) enum Command {
     Open(OpenArgs),
     /// Show the parts of an envelope, verifying nothing
     Inspect(InspectArgs),
+    /// Encrypt and decrypt with Fernet keys, or make one
+    #[cfg(feature = "software")]
+    Fernet(fernet::FernetArgs),
     /// List tokens, or make one
     #[cfg(feature = "pkcs11")]
     Token(token::TokenArgs),
@@ -108,12 +114,16 @@ Examples:
   taskseal seal --key 'pkcs11:token=prod;object=worker' --cert worker.pem task.json > task.sealed
   echo '[[1, 2], {}, {}]' | taskseal seal --key worker.key --cert worker.pem
   taskseal seal --key worker.key --cert worker.pem --format celery-5.4 task.json
+  taskseal seal --key worker.key --cert worker.pem --encrypt-key fernet.key --queue celery message.json
 
 The body is sealed as it is; nothing is added to it or taken from it. The wire form goes to stdout, with a newline \
-after it only when stdout is a terminal. It travels under the outer content type application/data.")]
+after it only when stdout is a terminal. It travels under the outer content type application/data. \
+With --message or --encrypt-key the input is a whole message, and the wire form stands in its place.")]
 pub(crate) struct SealArgs {
     #[command(flatten)]
     pub(crate) key: KeyOptions,
+    #[command(flatten)]
+    pub(crate) message: message::SealMessageOptions,
     /// Certificate of the key (PEM or DER); may be left out when the token holds it
     #[arg(long, value_name = "FILE")]
     pub(crate) cert: Option<PathBuf>,
@@ -146,10 +156,13 @@ Examples:
   taskseal open --store /etc/taskseal/trusted task.sealed > task.json
   taskseal open --store '/etc/taskseal/trusted/*.pem' --json < task.sealed
   taskseal open --store worker.pem --accept application/x-yaml --format auto task.sealed
+  taskseal open --store worker.pem --encrypt-key fernet.key --queue celery message.sealed
 
 The body goes to stdout as it was signed (with a newline after it only on a terminal), and who signed it to stderr. A message that is refused gives no body, a \
 reason on stderr and exit code 1. One newline after a text envelope is ignored.")]
 pub(crate) struct OpenArgs {
+    #[command(flatten)]
+    pub(crate) message: message::OpenMessageOptions,
     /// Trusted certificates: a directory, a file or a pattern such as '/etc/taskseal/trusted/*.pem'
     #[arg(long, value_name = "PATH")]
     pub(crate) store: PathBuf,

@@ -9,12 +9,15 @@ mod demo;
 #[cfg(feature = "pkcs11")]
 mod doctor;
 mod failure;
+#[cfg(feature = "software")]
+mod fernet;
 mod input;
 mod inspect;
 mod json;
 #[cfg(feature = "pkcs11")]
 mod key;
 mod keys;
+mod message;
 mod open;
 mod output;
 #[cfg(feature = "pkcs11")]
@@ -73,6 +76,8 @@ fn run(command: Command, global: Global) -> Result<u8, Failure> {
         Command::Seal(args) => seal::run(&args, global),
         Command::Open(args) => open::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
+        #[cfg(feature = "software")]
+        Command::Fernet(args) => fernet::run(&args, global),
         #[cfg(feature = "pkcs11")]
         Command::Token(args) => token::run(&args, global),
         #[cfg(feature = "pkcs11")]

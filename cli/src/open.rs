@@ -10,8 +10,8 @@ use taskseal::{Format, OpenError, Opened, Opener, Policy, StoreError};
 
 use crate::args::{FormatChoice, Global, OpenArgs};
 use crate::failure::Failure;
-use crate::input;
 use crate::output::{self, style};
+use crate::{input, message};
 
 /// Who signed the message, and how.
 #[derive(Serialize)]
@@ -40,6 +40,14 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
         .open(&args.store)
         .map_err(store_failure)?;
     let opener = Opener::new(store).with_policy(policy(args));
+    if args.message.scope.is_message() {
+        return message::open(args, &args.message, opener, global);
+    }
+    if args.message.destination.any_is_set() {
+        let text = "the body of a task is not bound to a destination";
+        return Err(Failure::permanent("usage", text)
+            .hint("--message or --encrypt-key opens a whole message, which is"));
+    }
     let wire = input::envelope(args.file.as_deref(), args.max_size)?;
     let result = match &args.outer_content_type {
         Some(outer) => opener.open_message(outer, &wire),

@@ -8,7 +8,7 @@ use taskseal::{ErrorClass, Sealed, Sealer, Signer};
 
 use crate::args::{Global, SealArgs};
 use crate::failure::Failure;
-use crate::{input, keys, output};
+use crate::{input, keys, message, output};
 
 /// What a producer has to tell its broker about the message.
 #[derive(Serialize)]
@@ -30,6 +30,16 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
     // The signer first: a mistake in the key is told before anything is read from a terminal.
     let signer = keys::open_signer(&args.key, args.cert.as_deref(), scheme)?;
     warn_about_certificate(signer.as_ref(), global);
+    if args.message.scope.is_message() {
+        return message::seal(args, &args.message, signer, global);
+    }
+    if args.message.destination.any_is_set() {
+        return Err(Failure::permanent(
+            "usage",
+            "the body of a task is not bound to a destination",
+        )
+        .hint("--message or --encrypt-key seals a whole message, which is"));
+    }
     let body = input::message(args.file.as_deref(), args.max_size)?;
     if args.content_type == "application/json" && !is_json(&body) {
         let text = "the body is no JSON, but its content type says application/json; \
@@ -40,15 +50,7 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
         .with_format(args.format)
         .with_content(&args.content_type, &args.content_encoding);
     let sealed = sealer.seal_bytes(&body)?;
-    if sealed.as_bytes().len() > args.max_size {
-        let text = format!(
-            "the sealed message has {} bytes; the limit is {}",
-            sealed.as_bytes().len(),
-            args.max_size
-        );
-        let hint = "--max-size BYTES allows a longer one; whoever opens it has to allow it too";
-        return Err(Failure::new("too-large", ErrorClass::Permanent, text).hint(hint));
-    }
+    check_size(sealed.as_bytes().len(), args.max_size)?;
     write(&sealed)?;
     if global.json {
         let facts = Facts {
@@ -65,6 +67,15 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
         output::json_line(&mut std::io::stderr().lock(), &facts)?;
     }
     Ok(())
+}
+
+pub(crate) fn check_size(len: usize, max: usize) -> Result<(), Failure> {
+    if len <= max {
+        return Ok(());
+    }
+    let text = format!("the sealed message has {len} bytes; the limit is {max}");
+    let hint = "--max-size BYTES allows a longer one; whoever opens it has to allow it too";
+    Err(Failure::new("too-large", ErrorClass::Permanent, text).hint(hint))
 }
 
 /// A signature under such a certificate can be made, but nobody will accept it.

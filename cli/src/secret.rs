@@ -43,6 +43,29 @@ pub(crate) fn from_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     }
 }
 
+/// A file of several secrets.
+#[cfg(feature = "software")]
+pub(crate) fn whole_file(what: &str, path: &Path) -> Result<Secret, Failure> {
+    const MAX: usize = 256 * 1024;
+    let failed = |reason: &str| {
+        let text = format!(
+            "the {what} file {} cannot be used: {reason}",
+            path.display()
+        );
+        Failure::new("secret", taskseal::ErrorClass::Credential, text)
+    };
+    // As above.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX + 1));
+    File::open(path)
+        .and_then(|file| file.take(MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| failed(&error.to_string()))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(_) if bytes.len() > MAX => Err(failed("it is larger than 256 KiB")),
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(_) => Err(failed("it is not UTF-8")),
+    }
+}
+
 /// An environment variable; `None` when it is not set or empty.
 pub(crate) fn from_env(name: &str) -> Option<Secret> {
     std::env::var(name)

@@ -19,6 +19,14 @@ fn every_command_has_help_with_examples() {
         "store check",
         "completions",
     ];
+    if cfg!(feature = "software") {
+        commands.extend([
+            "fernet encrypt",
+            "fernet decrypt",
+            "fernet rotate",
+            "fernet key generate",
+        ]);
+    }
     if cfg!(feature = "pkcs11") {
         commands.extend([
             "token list",

@@ -68,7 +68,12 @@ impl Place {
         command.current_dir(self.dir.path());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            if name.starts_with("TASKSEAL_") || name == "SOFTHSM2_CONF" || name == "NO_COLOR" {
+            if ["TASKSEAL_", "KOMBU_FERNET_"]
+                .iter()
+                .any(|start| name.starts_with(start))
+                || name == "SOFTHSM2_CONF"
+                || name == "NO_COLOR"
+            {
                 command.env_remove(name);
             }
         }

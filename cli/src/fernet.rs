@@ -1,0 +1,200 @@
+//! `taskseal fernet`, and where its keys come from.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Serialize;
+use taskseal::fernet::body::keys_from_env;
+use taskseal::fernet::software::SoftwareKeys;
+use taskseal::{ErrorClass, Fernet, MultiFernet};
+
+use crate::args::Global;
+use crate::args::fernet::{
+    DecryptArgs, EncryptArgs, FernetArgs, FernetCommand, FernetKeyCommand, GenerateArgs, RotateArgs,
+};
+use crate::failure::Failure;
+use crate::{input, output, secret};
+
+/// Where Fernet keys are. The key itself is never an argument: other processes can read the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    Variable(String),
+    File(PathBuf),
+    /// A key on the command line, which is refused.
+    KeyItself,
+}
+
+impl FromStr for KeySource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(name) = text.strip_prefix("env:") {
+            return match name {
+                "" => Err("env: needs the name of a variable".to_owned()),
+                name => Ok(Self::Variable(name.to_owned())),
+            };
+        }
+        // The parser's own error would quote it.
+        if SoftwareKeys::from_text(text).is_ok() {
+            return Ok(Self::KeyItself);
+        }
+        match text {
+            "" => Err("it is empty".to_owned()),
+            path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// The keys of all sources in their order; those of the usual variables when none is named.
+pub(crate) fn open_keys(sources: &[KeySource]) -> Result<MultiFernet, Failure> {
+    if sources.is_empty() {
+        return keys_from_env().map_err(|error| {
+            Failure::from(error)
+                .hint("name the key with --key FILE or --key env:NAME; `taskseal fernet key generate` makes one")
+        });
+    }
+    let mut all = Vec::new();
+    for source in sources {
+        match source {
+            KeySource::Variable(name) => {
+                let text = secret::from_env(name).ok_or_else(|| {
+                    Failure::permanent("key", format!("the variable {name} is not set or empty"))
+                })?;
+                all.push(key(&text, &format!("the variable {name}"))?);
+            }
+            KeySource::File(path) => all.extend(from_file(path)?),
+            KeySource::KeyItself => {
+                let text = "a key itself was named, which everybody on this machine could read in the process list";
+                return Err(Failure::new("key", ErrorClass::Credential, text)
+                    .hint("make a new one, and name its file or env:NAME"));
+            }
+        }
+    }
+    let first = all.remove(0);
+    Ok(MultiFernet::new(first, all))
+}
+
+/// One key on each line; empty lines and those that begin with # are none.
+fn from_file(path: &Path) -> Result<Vec<Fernet>, Failure> {
+    let text = secret::whole_file("key", path)?;
+    let keys = text
+        .lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(at, line)| key(line, &format!("line {} of {}", at + 1, path.display())))
+        .collect::<Result<Vec<_>, _>>()?;
+    match keys.is_empty() {
+        true => Err(Failure::permanent(
+            "key",
+            format!("there is no key in {}", path.display()),
+        )),
+        false => Ok(keys),
+    }
+}
+
+fn key(text: &str, place: &str) -> Result<Fernet, Failure> {
+    SoftwareKeys::from_text(text).map(Fernet::new).map_err(|_| {
+        let text = format!(
+            "{place} holds no Fernet key: 32 bytes in base64url with padding, 44 characters"
+        );
+        Failure::new("key", ErrorClass::Permanent, text)
+    })
+}
+
+/// What was made.
+#[derive(Serialize)]
+struct Facts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<usize>,
+    bytes: usize,
+}
+
+pub(crate) fn run(args: &FernetArgs, global: Global) -> Result<(), Failure> {
+    match &args.command {
+        FernetCommand::Encrypt(args) => encrypt(args, global),
+        FernetCommand::Decrypt(args) => decrypt(args, global),
+        FernetCommand::Rotate(args) => rotate(args, global),
+        FernetCommand::Key(args) => match &args.command {
+            FernetKeyCommand::Generate(args) => generate(args),
+        },
+    }
+}
+
+fn encrypt(args: &EncryptArgs, global: Global) -> Result<(), Failure> {
+    // The keys first: a mistake in them is told before anything is read from a terminal.
+    let keys = open_keys(&args.keys.key)?;
+    let data = input::message(args.file.as_deref(), args.keys.max_size)?;
+    let token = keys.encrypt(&data)?;
+    write(token.as_bytes(), true)?;
+    report(None, token.len(), global)
+}
+
+fn decrypt(args: &DecryptArgs, global: Global) -> Result<(), Failure> {
+    let keys = open_keys(&args.keys.key)?;
+    let token = input::envelope(args.file.as_deref(), args.keys.max_size)?;
+    let data = keys.decrypt(&token, args.ttl)?;
+    write(&data, data.last() != Some(&b'\n'))?;
+    report(None, data.len(), global)
+}
+
+fn rotate(args: &RotateArgs, global: Global) -> Result<(), Failure> {
+    let keys = open_keys(&args.keys.key)?;
+    let tokens = input::message(args.file.as_deref(), args.keys.max_size)?;
+    let (mut count, mut bytes) = (0, 0);
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for (at, line) in tokens.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            continue;
+        }
+        let rotated = match keys.rotate(line) {
+            Ok(rotated) => rotated,
+            Err(error) => {
+                // What came before it stays rotated.
+                out.flush()?;
+                return Err(Failure::from(error).on(Path::new(&format!("line {}", at + 1))));
+            }
+        };
+        out.write_all(rotated.as_bytes())?;
+        out.write_all(b"\n")?;
+        count += 1;
+        bytes += rotated.len();
+    }
+    out.flush()?;
+    report(Some(count), bytes, global)
+}
+
+fn generate(args: &GenerateArgs) -> Result<(), Failure> {
+    let keys = SoftwareKeys::generate()?;
+    let Some(path) = &args.out else {
+        let mut out = std::io::stdout().lock();
+        out.write_all(keys.expose_text().as_bytes())?;
+        return Ok(out.write_all(b"\n")?);
+    };
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+        .open(path)
+        .and_then(|mut file| writeln!(file, "{}", keys.expose_text()))
+        .map_err(|error| Failure::file("write", path, &error))
+}
+
+fn write(bytes: &[u8], newline: bool) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    if newline && output::stdout_is_terminal() {
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn report(tokens: Option<usize>, bytes: usize, global: Global) -> Result<(), Failure> {
+    if global.json {
+        output::json_line(&mut std::io::stderr().lock(), &Facts { tokens, bytes })?;
+    }
+    Ok(())
+}
