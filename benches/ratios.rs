@@ -24,7 +24,7 @@ use base64::Engine as _;
 use serde_json::{Value, json};
 use support::celery::Celery;
 use support::compare::{Effort, Outcome, Timed, compare, timed};
-use support::token::{BareSession, Token};
+use support::token::{BareFernet, BareSession, Token};
 use support::{KIB, MIB, bare_key, body, certificate, opener, sealer};
 use taskseal::pss::{Salt, Scheme};
 use taskseal::{CertStore, Certificate, MemoryCertStore, Sealer, Signer as _};
@@ -39,11 +39,12 @@ fn main() {
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    let groups: [Group; 5] = [
+    let groups: [Group; 6] = [
         ("software", software),
         ("large", large),
         ("store", store),
         ("token", token),
+        ("token-fernet", token_fernet),
         ("celery", celery),
     ];
     let mut rows = Vec::new();
@@ -274,6 +275,39 @@ fn token() -> Vec<Outcome> {
         None,
     ));
     outcomes
+}
+
+/// Fernet with its keys on SoftHSM, against a loop of the calls that it needs.
+fn token_fernet() -> Vec<Outcome> {
+    let Some(token) = Token::new() else {
+        eprintln!("skipped: no SoftHSM");
+        return Vec::new();
+    };
+    let fernet = token.fernet();
+    let mut bare = BareFernet::new(&token);
+    let effort = Effort {
+        slice: Duration::from_millis(40),
+        ..Effort::usual()
+    };
+    [200, KIB, 64 * KIB]
+        .into_iter()
+        .map(|size| {
+            let data = body(size);
+            let mut blocks = vec![0; (size / 16 + 1) * 16];
+            let mut out = blocks.clone();
+            let (mut iv, mut tag) = ([7; 16], [0; 32]);
+            compare(
+                effort,
+                &format!("encrypt {size} B with keys on SoftHSM"),
+                timed(|| {
+                    std::hint::black_box(fernet.encrypt(&data).unwrap());
+                }),
+                "bare `C_EncryptInit` + `C_Encrypt` + `C_SignInit` + `C_Sign`",
+                timed(|| bare.seal(&mut iv, &mut blocks, &mut out, &mut tag)),
+                Some(0.95),
+            )
+        })
+        .collect()
 }
 
 /// Runs a loop in each of these sessions, each on a thread of its own when there are several.

@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cryptoki_sys::{
-    CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE,
-    CKA_CLASS, CKA_LABEL, CKF_SERIAL_SESSION, CKG_MGF1_SHA256, CKM_RSA_PKCS_PSS, CKM_SHA256,
-    CKO_PRIVATE_KEY, CKR_OK,
+    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_CLASS, CK_OBJECT_HANDLE,
+    CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE, CKA_CLASS, CKA_KEY_TYPE, CKA_LABEL,
+    CKF_SERIAL_SESSION, CKG_MGF1_SHA256, CKK_AES, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_CBC,
+    CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_HMAC, CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKR_OK,
 };
 use libloading::Library;
 use taskseal::certificate::issue;
-use taskseal::pkcs11::{Builder, NewKey, Pin, PinSource, Pkcs11Signer, generate_key, init_token};
+use taskseal::fernet::Fernet;
+use taskseal::pkcs11::{
+    Builder, NewKey, Pin, PinSource, Pkcs11Signer, generate_fernet_keys, generate_key, init_token,
+};
 
 const DIRECTORY: &str = "TASKSEAL_BENCH_SOFTHSM";
 const LABEL: &str = "bench";
@@ -23,6 +27,7 @@ pub struct Token {
     module: PathBuf,
     slot: u64,
     pub signer: Arc<Pkcs11Signer>,
+    builder: Builder,
 }
 
 /// Starts this program again with an empty token store, since SoftHSM reads where that is when it is loaded; ends when
@@ -99,8 +104,15 @@ impl Token {
         Some(Self {
             slot: info.slot_id,
             module,
-            signer: Arc::new(builder.open_signer(certificate).unwrap()),
+            signer: Arc::new(builder.clone().open_signer(certificate).unwrap()),
+            builder,
         })
+    }
+
+    /// Makes Fernet's two keys on the token and opens them.
+    pub fn fernet(&self) -> Fernet {
+        generate_fernet_keys(&self.builder).unwrap();
+        Fernet::new(self.builder.open_fernet_keys().unwrap())
     }
 
     /// A session of its own beside the signer's. The process is logged in already.
@@ -148,31 +160,7 @@ impl BareSession {
                 ),
                 CKR_OK
             );
-            let mut class = CKO_PRIVATE_KEY;
-            let mut label = LABEL.to_owned().into_bytes();
-            let mut template = [
-                cryptoki_sys::CK_ATTRIBUTE {
-                    type_: CKA_CLASS,
-                    pValue: ptr::from_mut(&mut class).cast(),
-                    ulValueLen: size_of_val(&class) as u64,
-                },
-                cryptoki_sys::CK_ATTRIBUTE {
-                    type_: CKA_LABEL,
-                    pValue: label.as_mut_ptr().cast(),
-                    ulValueLen: label.len() as u64,
-                },
-            ];
-            let (mut key, mut found) = (0, 0);
-            assert_eq!(
-                (*functions).C_FindObjectsInit.unwrap()(session, template.as_mut_ptr(), 2),
-                CKR_OK
-            );
-            assert_eq!(
-                (*functions).C_FindObjects.unwrap()(session, &mut key, 1, &mut found),
-                CKR_OK
-            );
-            assert_eq!(found, 1, "no key");
-            assert_eq!((*functions).C_FindObjectsFinal.unwrap()(session), CKR_OK);
+            let key = find(functions, session, CKO_PRIVATE_KEY, CKK_RSA);
             Self {
                 functions,
                 session,
@@ -210,4 +198,116 @@ impl BareSession {
             assert_eq!((done, len), (CKR_OK, 256));
         }
     }
+}
+
+/// Two keys on the token in a session of its own: what [`BareSession`] is for signatures.
+pub struct BareFernet {
+    session: BareSession,
+    encrypting: CK_OBJECT_HANDLE,
+    signing: CK_OBJECT_HANDLE,
+}
+
+#[allow(unsafe_code)]
+impl BareFernet {
+    /// Finds the keys that [`Token::fernet`] made.
+    pub fn new(token: &Token) -> Self {
+        let session = token.bare();
+        let (functions, number) = (session.functions, session.session);
+        // SAFETY: as in `BareSession::open`.
+        let [encrypting, signing] = [CKK_AES, CKK_GENERIC_SECRET]
+            .map(|key| unsafe { find(functions, number, CKO_SECRET_KEY, key) });
+        Self {
+            session,
+            encrypting,
+            signing,
+        }
+    }
+
+    /// `C_EncryptInit`, `C_Encrypt`, `C_SignInit` and `C_Sign` into buffers that are ready; `blocks` is as long as `out`.
+    pub fn seal(
+        &mut self,
+        iv: &mut [u8; 16],
+        blocks: &mut [u8],
+        out: &mut [u8],
+        tag: &mut [u8; 32],
+    ) {
+        let mut cipher = CK_MECHANISM {
+            mechanism: CKM_AES_CBC,
+            pParameter: iv.as_mut_ptr().cast(),
+            ulParameterLen: 16,
+        };
+        let mut hmac = CK_MECHANISM {
+            mechanism: CKM_SHA256_HMAC,
+            pParameter: ptr::null_mut(),
+            ulParameterLen: 0,
+        };
+        let (mut len, mut tag_len) = (out.len() as u64, tag.len() as u64);
+        let session = self.session.session;
+        // SAFETY: as in `BareSession::open`; the lengths are those of the buffers.
+        unsafe {
+            let functions = &*self.session.functions;
+            let init = functions.C_EncryptInit.unwrap();
+            assert_eq!(init(session, &mut cipher, self.encrypting), CKR_OK);
+            let encrypt = functions.C_Encrypt.unwrap();
+            let (from, to) = (blocks.as_mut_ptr(), out.as_mut_ptr());
+            assert_eq!(
+                encrypt(session, from, blocks.len() as u64, to, &mut len),
+                CKR_OK
+            );
+            assert_eq!(len, blocks.len() as u64);
+            let init = functions.C_SignInit.unwrap();
+            assert_eq!(init(session, &mut hmac, self.signing), CKR_OK);
+            let sign = functions.C_Sign.unwrap();
+            let (from, to) = (out.as_mut_ptr(), tag.as_mut_ptr());
+            assert_eq!(
+                sign(session, from, out.len() as u64, to, &mut tag_len),
+                CKR_OK
+            );
+            assert_eq!(tag_len, 32);
+        }
+    }
+}
+
+/// The one object of that class and key type with [`LABEL`].
+///
+/// # Safety
+/// The functions are those of an initialised module, and the session is open.
+#[allow(unsafe_code)]
+unsafe fn find(
+    functions: *const CK_FUNCTION_LIST,
+    session: CK_SESSION_HANDLE,
+    mut class: CK_OBJECT_CLASS,
+    mut key_type: CK_KEY_TYPE,
+) -> CK_OBJECT_HANDLE {
+    let mut label = LABEL.to_owned().into_bytes();
+    let attribute = |type_, value: *mut u8, len: usize| CK_ATTRIBUTE {
+        type_,
+        pValue: value.cast(),
+        ulValueLen: len as u64,
+    };
+    let mut template = [
+        attribute(
+            CKA_CLASS,
+            ptr::from_mut(&mut class).cast(),
+            size_of_val(&class),
+        ),
+        attribute(
+            CKA_KEY_TYPE,
+            ptr::from_mut(&mut key_type).cast(),
+            size_of_val(&key_type),
+        ),
+        attribute(CKA_LABEL, label.as_mut_ptr(), label.len()),
+    ];
+    let (mut key, mut found) = (0, 0);
+    // SAFETY: as promised by the caller; the pointers are to live variables.
+    unsafe {
+        let functions = &*functions;
+        let init = functions.C_FindObjectsInit.unwrap();
+        assert_eq!(init(session, template.as_mut_ptr(), 3), CKR_OK);
+        let next = functions.C_FindObjects.unwrap();
+        assert_eq!(next(session, &mut key, 1, &mut found), CKR_OK);
+        assert_eq!(functions.C_FindObjectsFinal.unwrap()(session), CKR_OK);
+    }
+    assert_eq!(found, 1, "no key");
+    key
 }

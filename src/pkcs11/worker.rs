@@ -13,6 +13,8 @@ use super::process::Deadline;
 /// It ends, and drops its `S`, when the worker is dropped: at once if it is idle, else after the job.
 pub(crate) struct Worker<S> {
     desk: Arc<Desk<S>>,
+    /// The last answer came so soon that it is not worth going to sleep for the next.
+    quick: AtomicBool,
 }
 
 struct Desk<S> {
@@ -111,7 +113,10 @@ impl<S: Default + Send + 'static> Worker<S> {
                 *lock(&theirs.stage) = Stage::Ended;
                 theirs.done.notify_all();
             })?;
-        Ok(Self { desk })
+        Ok(Self {
+            desk,
+            quick: AtomicBool::new(false),
+        })
     }
 
     /// Runs `job` and waits for its answer until shortly after the deadline. If it does not come, the job goes on
@@ -135,7 +140,11 @@ impl<S: Default + Send + 'static> Worker<S> {
         });
         let until = deadline.at() + Self::GRACE;
         self.desk.answered.store(false, Ordering::Relaxed);
+        let posted = Instant::now();
         self.desk.post(lock(&self.desk.stage), Stage::Job(job));
+        if self.quick.load(Ordering::Relaxed) {
+            ask_for_a_moment(&self.desk.answered);
+        }
         let mut stage = lock(&self.desk.stage);
         let mut rung = false;
         loop {
@@ -150,6 +159,8 @@ impl<S: Default + Send + 'static> Worker<S> {
                 Stage::Done => {
                     *stage = Stage::Idle;
                     drop(stage);
+                    let quick = posted.elapsed() < 2 * MOMENT;
+                    self.quick.store(quick, Ordering::Relaxed);
                     return lock(&answer).take().ok_or(NoAnswer::Panicked);
                 }
                 Stage::Ended => return Err(NoAnswer::Panicked),
