@@ -71,7 +71,7 @@ pub use self::provision::{
 };
 pub use self::rv::Rv;
 pub use self::session::forget_refused_pins;
-pub use self::token::{TokenFlags, TokenInfo};
+pub use self::token::{SessionCounts, SessionLimit, TokenFlags, TokenInfo};
 pub use self::uri::{ObjectType, Uri, UriError};
 
 use crate::certificate::Certificate;

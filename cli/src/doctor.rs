@@ -188,6 +188,12 @@ fn token_state(token: &TokenInfo, report: &mut Report) -> bool {
             "it is write-protected: keys can be used, but not made",
         );
     }
+    if token.sessions.is_full() {
+        let text = format!("{}: none is left", token.sessions);
+        report.warn("sessions", text);
+    } else {
+        report.ok("sessions", token.sessions.to_string());
+    }
     flags.initialized && !flags.error_state
 }
 

@@ -57,6 +57,7 @@ fn a_healthy_token_passes_with_a_line_for_everything() {
         ("module", 1),
         ("library", 1),
         ("token", 1),
+        ("sessions", 1),
         ("PIN", 1),
         ("login", 1),
         ("signature", 2),
@@ -77,6 +78,10 @@ fn a_healthy_token_passes_with_a_line_for_everything() {
         "the certificate on the token: {shown}"
     );
     assert!(!shown.contains("signatures/s"), "{shown}");
+    assert!(
+        shown.contains("writable: not told (any number)"),
+        "{shown}"
+    );
 }
 
 #[test]

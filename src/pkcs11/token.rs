@@ -29,6 +29,8 @@ pub struct TokenInfo {
     pub min_pin_len: usize,
     /// Longest PIN, in bytes.
     pub max_pin_len: usize,
+    /// How many sessions there are, and may be.
+    pub sessions: SessionCounts,
     /// Why the rest could not be read. Such a token is still found by its slot id.
     pub unreadable: Option<String>,
 }
@@ -63,6 +65,64 @@ pub struct TokenFlags {
     pub so_pin_locked: bool,
 }
 
+/// The sessions of one application, which is a process to most modules, with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct SessionCounts {
+    /// `ulSessionCount`: how many are open; `None` when the token does not say.
+    pub open: Option<u64>,
+    /// `ulMaxSessionCount`.
+    pub max: SessionLimit,
+    /// `ulRwSessionCount`: how many of them may write.
+    pub open_writable: Option<u64>,
+    /// `ulMaxRwSessionCount`.
+    pub max_writable: SessionLimit,
+}
+
+/// How many sessions there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionLimit {
+    /// So many.
+    Most(u64),
+    /// As many as one likes (`CK_EFFECTIVELY_INFINITE`).
+    Unlimited,
+    /// The token does not say (`CK_UNAVAILABLE_INFORMATION`).
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for SessionLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Most(most) => write!(f, "at most {most}"),
+            Self::Unlimited => f.write_str("any number"),
+            Self::Unknown => f.write_str("limit not told"),
+        }
+    }
+}
+
+impl SessionCounts {
+    /// Whether the token will refuse the next session.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        matches!((self.open, self.max), (Some(open), SessionLimit::Most(most)) if open >= most)
+    }
+}
+
+impl fmt::Display for SessionCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |open: Option<u64>| open.map_or("not told".to_owned(), |open| open.to_string());
+        write!(
+            f,
+            "open: {} ({}); writable: {} ({})",
+            count(self.open),
+            self.max,
+            count(self.open_writable),
+            self.max_writable
+        )
+    }
+}
+
 impl TokenInfo {
     /// A token of which only the slot is known.
     #[must_use]
@@ -78,6 +138,7 @@ impl TokenInfo {
             firmware: (0, 0),
             min_pin_len: 0,
             max_pin_len: 0,
+            sessions: SessionCounts::default(),
             unreadable: None,
         }
     }
@@ -256,5 +317,33 @@ impl fmt::Display for TokenFilter {
             return f.write_str("any attributes (none are given)");
         }
         f.write_str(&parts.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_counts_that_a_token_does_not_tell_are_no_numbers() {
+        let mut counts = SessionCounts::default();
+        assert_eq!(
+            counts.to_string(),
+            "open: not told (limit not told); writable: not told (limit not told)"
+        );
+        assert!(!counts.is_full());
+        counts = SessionCounts {
+            open: Some(3),
+            max: SessionLimit::Most(3),
+            open_writable: Some(1),
+            max_writable: SessionLimit::Unlimited,
+        };
+        assert_eq!(
+            counts.to_string(),
+            "open: 3 (at most 3); writable: 1 (any number)"
+        );
+        assert!(counts.is_full());
+        counts.max = SessionLimit::Most(4);
+        assert!(!counts.is_full());
     }
 }

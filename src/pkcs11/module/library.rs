@@ -12,7 +12,7 @@ use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
 use cryptoki::mechanism::{Mechanism, MechanismType};
 use cryptoki::object as co;
 use cryptoki::session::{Session, SessionState, UserType};
-use cryptoki::slot::Slot;
+use cryptoki::slot::{Limit, Slot};
 use cryptoki::types::Ulong;
 use zeroize::Zeroize as _;
 
@@ -24,7 +24,7 @@ use super::{
 use crate::pkcs11::error::Error;
 use crate::pkcs11::pin::Pin;
 use crate::pkcs11::rv::Rv;
-use crate::pkcs11::token::{TokenFlags, TokenInfo};
+use crate::pkcs11::token::{SessionCounts, SessionLimit, TokenFlags, TokenInfo};
 use crate::pss::Digest;
 
 /// A loaded shared library. Holds no state but the addresses of its functions.
@@ -206,6 +206,12 @@ impl Module for CryptokiModule {
             firmware: (firmware.major(), firmware.minor()),
             min_pin_len: info.min_pin_length(),
             max_pin_len: info.max_pin_length(),
+            sessions: SessionCounts {
+                open: info.session_count(),
+                max: session_limit(info.max_session_count()),
+                open_writable: info.rw_session_count(),
+                max_writable: session_limit(info.max_rw_session_count()),
+            },
             ..TokenInfo::new(slot)
         })
     }
@@ -434,6 +440,14 @@ impl ModuleSession for CryptokiSession {
         self.0
             .destroy_object(to_object(object))
             .map_err(|e| call_error("C_DestroyObject", e))
+    }
+}
+
+const fn session_limit(limit: Limit) -> SessionLimit {
+    match limit {
+        Limit::Max(most) => SessionLimit::Most(most),
+        Limit::Infinite => SessionLimit::Unlimited,
+        Limit::Unavailable => SessionLimit::Unknown,
     }
 }
 
