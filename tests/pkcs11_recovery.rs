@@ -17,7 +17,7 @@ use support::fault::{Fault, Faults, OTHER_KEY, faulty};
 use support::softhsm::{self, PIN, SoftHsm, Token};
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::{
-    Builder, Error, Health, Pin, PinSource, Pkcs11Key, Rv, forget_refused_pins,
+    self, Builder, Error, Health, NewKey, Pin, PinSource, Pkcs11Key, Rv, forget_refused_pins,
 };
 use taskseal::{SignError, SigningKey};
 
@@ -364,6 +364,32 @@ fn a_key_is_opened_although_its_token_comes_two_seconds_later() {
             assert_eq!(wrong.open_key().unwrap_err().class(), ErrorClass::Transient);
             assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
         }
+    });
+}
+
+/// A template that a token does not take is tried once without what it may not like (tpm2-pkcs11 says
+/// `CKR_GENERAL_ERROR`), but not when the pair was made in spite of the error.
+#[test]
+fn a_key_pair_is_made_once_whatever_the_token_says() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let new = |label: &str| NewKey {
+            bits: 2048,
+            label: label.to_owned(),
+            id: None,
+        };
+        faults.script("C_GenerateKeyPair", [Fault::Rv(Rv::GENERAL_ERROR)]);
+        pkcs11::generate_key(&builder, &new("a")).unwrap();
+        faults.script("C_GenerateKeyPair", [Fault::Rv(Rv::GENERAL_ERROR); 2]);
+        pkcs11::generate_key(&builder, &new("b")).unwrap_err();
+        faults.script("C_GenerateKeyPair", [Fault::MadeBut(Rv::GENERAL_ERROR)]);
+        pkcs11::generate_key(&builder, &new("c")).unwrap_err();
+        assert_eq!(faults.count("C_GenerateKeyPair"), 5);
+        let labels = |label: &str| {
+            let keys = pkcs11::list_keys(&builder).unwrap();
+            keys.iter().filter(|key| key.label == label).count()
+        };
+        assert_eq!(["k", "a", "b", "c"].map(labels), [1, 1, 0, 1]);
     });
 }
 

@@ -78,10 +78,7 @@ fn a_healthy_token_passes_with_a_line_for_everything() {
         "the certificate on the token: {shown}"
     );
     assert!(!shown.contains("signatures/s"), "{shown}");
-    assert!(
-        shown.contains("writable: not told (any number)"),
-        "{shown}"
-    );
+    assert!(shown.contains("writable: not told (any number)"), "{shown}");
 }
 
 #[test]

@@ -313,6 +313,11 @@ fn make_pair(
     let strict_private = [private.clone(), no(&[Kind::Decrypt, Kind::Unwrap])].concat();
     let made = match session.generate_rsa(&strict_public, &strict_private) {
         Err(call) if call.rv().is_some_and(is_template_error) => {
+            // A call that says so may have made the pair all the same, and a second one is not to be had by accident.
+            let found = session.find(&[Attribute::bytes(Kind::Id, id)]);
+            if !found.is_ok_and(|found| found.is_empty()) {
+                return Err(access.failed(call));
+            }
             tracing::warn!(%call, "the token does not take a key for signing only; asking again without");
             session.generate_rsa(&public, &private)
         }

@@ -31,6 +31,8 @@ pub enum Fault {
     Short,
     /// `C_Sign`: a byte too many.
     Long,
+    /// `C_GenerateKeyPair`: makes the pair and comes back with this.
+    MadeBut(Rv),
     /// This session is gone from now on.
     LoseSession,
     /// The token is away for so long: no slot, and every call in a session is `CKR_DEVICE_REMOVED`. When it is back, the
@@ -219,7 +221,11 @@ impl Faults {
                 }
                 self.hanging.fetch_sub(1, Ordering::SeqCst);
             }
-            Fault::OtherKey | Fault::Short | Fault::Long | Fault::LoseSession => {
+            Fault::OtherKey
+            | Fault::Short
+            | Fault::Long
+            | Fault::MadeBut(_)
+            | Fault::LoseSession => {
                 return Ok(Some(fault));
             }
             Fault::Away(_) | Fault::NoSlots(_) | Fault::Blind | Fault::Dead(_) => {
@@ -534,8 +540,12 @@ impl ModuleSession for FaultSession {
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
-        self.before("C_GenerateKeyPair")?;
-        self.inner().generate_rsa(public, private)
+        let fault = self.fault("C_GenerateKeyPair")?;
+        let made = self.inner().generate_rsa(public, private)?;
+        match fault {
+            Some(Fault::MadeBut(rv)) => Err(CallError::new("C_GenerateKeyPair", rv)),
+            _ => Ok(made),
+        }
     }
 
     fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
