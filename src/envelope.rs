@@ -3,7 +3,6 @@
 //! Unpacking believes nothing: every field has a limit that is checked before anything is allocated for it, base64 has to
 //! be canonical, and an error names the field. It verifies nothing either; only an [`Opener`](crate::Opener) does.
 
-mod base64;
 pub mod celery;
 
 use std::borrow::Cow;

@@ -20,10 +20,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{constant_time, rand};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE;
 use zeroize::Zeroize as _;
 
+use crate::base64::{decode_url, encode_url};
 use crate::error::ErrorClass;
 
 /// The two keys of Fernet, wherever they are.
@@ -177,7 +176,7 @@ impl Fernet {
             .seal(iv, &mut token, HEADER)
             .inspect_err(|_| token.zeroize())?;
         token.extend_from_slice(&tag);
-        Ok(URL_SAFE.encode(token))
+        Ok(encode_url(&token))
     }
 
     /// Decrypts a token. With a time to live it is refused when it is older than that, or from more than
@@ -340,7 +339,7 @@ impl Token {
         if text.len() > Fernet::MAX_TOKEN_LEN {
             return Err(FernetError::Refused);
         }
-        let bytes = URL_SAFE.decode(text).map_err(|_| FernetError::Refused)?;
+        let bytes = decode_url(text).ok_or(FernetError::Refused)?;
         let ciphertext = bytes
             .len()
             .checked_sub(HEADER + TAG)

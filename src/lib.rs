@@ -56,6 +56,7 @@
 //! With `default-features = false, features = ["pkcs11"]` no code that loads or generates a private key in memory is
 //! compiled in. A test proves it.
 
+mod base64;
 pub mod certificate;
 pub mod envelope;
 pub mod error;

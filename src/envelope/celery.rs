@@ -12,8 +12,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::base64::{decode, encode, encoded_len};
 use super::{Envelope, EnvelopeError, Field, Format, Unpacked};
+use crate::base64::{decode, encode, encoded_len};
 use crate::error::Untrusted;
 use crate::pss::KeySizes;
 
