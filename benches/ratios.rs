@@ -46,6 +46,7 @@ fn main() {
         ("token", token),
         ("token-fernet", token_fernet),
         ("celery", celery),
+        ("fernet", support::fernet::compare_all),
     ];
     let mut rows = Vec::new();
     for (name, run) in groups {

@@ -57,7 +57,15 @@ impl Celery {
         self.ask(&json!({"do": "message", "name": name, "message": message}))["value"].take()
     }
 
-    /// Time of so many calls of `serialize` or `deserialize` with what was kept under `name`, measured in there.
+    /// Keeps data and a Fernet key under a name; answers with a token.
+    pub fn keep_secret(&mut self, name: &str, key: &str, data: &[u8]) -> String {
+        let data = std::str::from_utf8(data).unwrap();
+        let request = json!({"do": "secret", "name": name, "key": key, "data": data});
+        let answer = self.ask(&request);
+        answer["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Time of so many calls of one of its actions with what was kept under `name`, measured in there.
     pub fn time(&mut self, what: &str, name: &str, times: u32) -> Duration {
         let answer = self.ask(&json!({"do": what, "name": name, "times": times}));
         Duration::from_nanos(answer["ns"].as_u64().unwrap())

@@ -1,4 +1,4 @@
-"""Stock Celery's `auth` serializer, timed in its own process. One JSON request a line on stdin, one answer a line.
+"""Stock Celery's `auth` serializer and Python's Fernet, timed in its own process. One JSON request a line on stdin, one answer a line.
 
     celery_worker.py DIRECTORY      with worker.key and worker.pem in it
 """
@@ -15,6 +15,7 @@ import kombu
 from celery.security.certificate import Certificate, FSCertStore
 from celery.security.key import PrivateKey
 from celery.security.serialization import SecureSerializer
+from cryptography.fernet import Fernet
 
 
 def main(directory):
@@ -25,7 +26,7 @@ def main(directory):
         digest="sha256",
         serializer="json",
     )
-    values, messages = {}, {}
+    values, messages, secrets = {}, {}, {}
 
     def timed(call, argument, times):
         start = perf_counter_ns()
@@ -48,10 +49,27 @@ def main(directory):
         messages[request["name"]] = request["message"]
         return {"value": serializer.deserialize(request["message"])}
 
+    def keep_secret(request):
+        fernet, data = Fernet(request["key"]), request["data"].encode()
+        token = fernet.encrypt(data)
+        secrets[request["name"]] = (fernet, data, token)
+        return {"token": token.decode()}
+
+    def fernet_encrypt(request):
+        fernet, data, _ = secrets[request["name"]]
+        return timed(fernet.encrypt, data, request["times"])
+
+    def fernet_decrypt(request):
+        fernet, _, token = secrets[request["name"]]
+        return timed(fernet.decrypt, token, request["times"])
+
     actions = {
         "versions": versions,
         "value": keep_value,
         "message": keep_message,
+        "secret": keep_secret,
+        "fernet_encrypt": fernet_encrypt,
+        "fernet_decrypt": fernet_decrypt,
         "serialize": lambda r: timed(serializer.serialize, values[r["name"]], r["times"]),
         "deserialize": lambda r: timed(serializer.deserialize, messages[r["name"]], r["times"]),
     }

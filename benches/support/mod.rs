@@ -10,6 +10,7 @@
 
 pub mod celery;
 pub mod compare;
+pub mod fernet;
 #[cfg(feature = "pkcs11")]
 pub mod token;
 
@@ -21,6 +22,12 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
 use taskseal::pss::Scheme;
 use taskseal::{Certificate, Opener, Policy, Sealer, SoftwareKey, SoftwareSigner};
+
+/// Says why something is not measured.
+#[allow(clippy::print_stderr)]
+pub fn skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
 
 pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * KIB;
