@@ -39,7 +39,7 @@ fn main() {
         .skip(1)
         .filter(|argument| !argument.starts_with("--"))
         .collect();
-    let groups: [Group; 6] = [
+    let groups: [Group; 7] = [
         ("software", software),
         ("large", large),
         ("store", store),
