@@ -250,6 +250,9 @@ fn check_purpose(purpose: &str) -> Result<(), BoundError> {
     Ok(())
 }
 
+/// The name that the context of a payload goes by.
+const PAYLOAD_CONTEXT: &str = "context";
+
 fn payload_context(context: &str) -> Context {
-    vec![("context".to_owned(), context.to_owned())]
+    vec![(PAYLOAD_CONTEXT.to_owned(), context.to_owned())]
 }

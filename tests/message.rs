@@ -334,6 +334,16 @@ fn payloads_open_for_their_purpose_and_context_alone() {
         let opened = open("result", "task-1").unwrap();
         assert_eq!(opened.payload(), b"\x00\xff result");
         assert!(opened.id().is_some() && opened.replay_key().is_some());
+        let (context, named) = opener.open_payload_of(wire.as_bytes(), "result").unwrap();
+        assert_eq!((&*context, named.payload()), ("task-1", opened.payload()));
+        assert_eq!(
+            reason(
+                opener
+                    .open_payload_of(wire.as_bytes(), "event")
+                    .map(|(_, opened)| opened)
+            ),
+            "purpose"
+        );
         assert_eq!(reason(open("result", "task-2")), "context");
         assert_eq!(reason(open("result", "")), "context");
         assert_eq!(reason(open("event", "task-1")), "purpose");

@@ -5,6 +5,7 @@ use taskseal::error::{
     CertificateError, ErrorClass, FernetError, KeyError, OpenError, SealError, SignError,
     StoreError,
 };
+use taskseal::message::MessageSealError;
 use taskseal::pkcs11::UriError;
 
 /// The exceptions, which are written in Python. Each takes its text and the class of the error.
@@ -41,6 +42,7 @@ exception! {
     CertificateError => CertificateError,
     FernetError => FernetError,
     KeyError => KeyError,
+    MessageSealError => SealError,
     SealError => SealError,
     SignError => SignError,
     StoreError => StoreError,

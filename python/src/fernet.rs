@@ -16,7 +16,7 @@ use crate::logging::detached;
 /// Encrypts and authenticates bytes under one key, as Python's `cryptography.fernet` does.
 #[pyclass(frozen, module = "taskseal", from_py_object)]
 #[derive(Clone)]
-pub(crate) struct Fernet(Keys);
+pub(crate) struct Fernet(pub(crate) Keys);
 
 #[pymethods]
 impl Fernet {

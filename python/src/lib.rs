@@ -14,6 +14,7 @@ mod fernet;
 mod input;
 mod key;
 mod logging;
+mod message;
 mod open;
 mod seal;
 mod signer;
@@ -34,6 +35,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<open::Opener>()?;
     module.add_class::<open::Opened>()?;
     module.add_class::<seal::Sealer>()?;
+    module.add_class::<message::MessageSealer>()?;
+    module.add_class::<message::MessageOpener>()?;
+    module.add_class::<message::OpenedPayload>()?;
     module.add_class::<fernet::Fernet>()?;
     module.add_class::<fernet::MultiFernet>()?;
     module.add_function(wrap_pyfunction!(open::inspect_unverified, module)?)?;

@@ -4,7 +4,7 @@
 //! there could wait for a thread that waits for that lock. So events are only put into a queue; whoever comes back from a
 //! call of the library takes them out and logs them, with the GIL held and nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt::{Debug, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -56,6 +56,8 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
 }
 
 thread_local! {
+    /// Whether what this thread says is dropped.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
     /// The queue's lock while its thread forks.
     static HELD: RefCell<Option<MutexGuard<'static, VecDeque<Line>>>> = const { RefCell::new(None) };
 }
@@ -69,6 +71,16 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send)
     let done = py.detach(work);
     flush(py);
     done
+}
+
+/// As [`detached`], for work whose refusals the caller logs with more than the library knows.
+pub(crate) fn detached_quietly<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    detached(py, || {
+        QUIET.set(true);
+        let done = work();
+        QUIET.set(false);
+        done
+    })
 }
 
 /// Logs what is waiting. What goes wrong in a handler is the handler's matter, as everywhere in `logging`.
@@ -126,7 +138,8 @@ struct Queue;
 
 impl Subscriber for Queue {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event()
+        !QUIET.get()
+            && metadata.is_event()
             && metadata.target().starts_with("taskseal")
             && (*metadata.level() <= Level::INFO || DEBUG.load(Ordering::Relaxed))
     }

@@ -16,7 +16,7 @@ use crate::store::CertStore;
 /// What an opener accepts. Closed by default; each argument opens it a little.
 #[pyclass(frozen, module = "taskseal", from_py_object)]
 #[derive(Clone, Default)]
-pub(crate) struct Policy(taskseal::Policy);
+pub(crate) struct Policy(pub(crate) taskseal::Policy);
 
 #[pymethods]
 impl Policy {

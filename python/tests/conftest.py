@@ -103,7 +103,7 @@ class Token:
 
     @property
     def uri(self):
-        return f"{self.uri_without_pin}&pin-value={PIN}"
+        return f"{self.uri_without_pin}&pin-source=file:{Path(self.configuration).parent}/pin"
 
     @property
     def uri_without_pin(self):
@@ -129,6 +129,8 @@ def make_token(directory, identity):
     ):
         subprocess.run(["softhsm2-util", *arguments], env=environment, check=True, capture_output=True)
     key.unlink()
+    (directory / "pin").touch(0o600)
+    (directory / "pin").write_text(PIN)
     return Token(module, identity, str(configuration))
 
 

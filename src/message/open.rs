@@ -10,7 +10,7 @@ use super::destination::Destination;
 use super::error::MessageError;
 use super::kombu::KombuMessage;
 use super::replay::{ReplayKey, ReplayMemory};
-use super::{check_purpose, payload_context};
+use super::{PAYLOAD_CONTEXT, check_purpose};
 use crate::certificate::Certificate;
 use crate::envelope::Format;
 use crate::error::Untrusted;
@@ -165,6 +165,21 @@ impl MessageOpener {
             .map_err(refused)
     }
 
+    /// Opens a payload that was sealed for this purpose, and says for which context: for one that arrives under a name which
+    /// has still to be compared.
+    ///
+    /// # Errors
+    /// [`MessageError`], which names the reason.
+    pub fn open_payload_of(
+        &self,
+        wire: &[u8],
+        purpose: &str,
+    ) -> Result<(String, OpenedMessage), MessageError> {
+        self.payload_of(wire, purpose, SystemTime::now())
+            .map(|(context, message)| (context, opened(message)))
+            .map_err(refused)
+    }
+
     /// Tells the replay memory that a message was handled: from now on it is refused. Call it before a message is handled
     /// so that it is handled at most once, or after it was acknowledged so that the broker may deliver it again until then.
     /// Does nothing without a memory, and for messages that are encrypted alone, which have no id.
@@ -242,16 +257,30 @@ impl MessageOpener {
         context: &str,
         at: SystemTime,
     ) -> Result<OpenedMessage, MessageError> {
-        check_purpose(purpose).map_err(MessageError::Bound)?;
-        let (opened, header) = self.verify(wire, at)?.unbind(purpose)?;
-        if header.context != payload_context(context) {
-            let found = header.context.first().map_or("", |(_, value)| value);
+        let (found, opened) = self.payload_of(wire, purpose, at)?;
+        if found != context {
             return Err(MessageError::Context {
-                found: found.into(),
+                found: Untrusted::new(&found),
             });
         }
-        self.check_time(&opened, at)?;
         Ok(opened)
+    }
+
+    fn payload_of(
+        &self,
+        wire: &[u8],
+        purpose: &str,
+        at: SystemTime,
+    ) -> Result<(String, OpenedMessage), MessageError> {
+        check_purpose(purpose).map_err(MessageError::Bound)?;
+        let (opened, header) = self.verify(wire, at)?.unbind(purpose)?;
+        let [(name, context)] = <[_; 1]>::try_from(header.context)
+            .map_err(|_| MessageError::Bound(BoundError::Malformed))?;
+        if name != PAYLOAD_CONTEXT {
+            return Err(MessageError::Bound(BoundError::Malformed));
+        }
+        self.check_time(&opened, at)?;
+        Ok((context, opened))
     }
 
     /// Decrypts and verifies, as the form says.

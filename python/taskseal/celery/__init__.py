@@ -1,7 +1,7 @@
 """taskseal for Celery: a drop-in for `celery.security`, and transports that seal whole messages.
 
 `setup_security` makes an application sign and verify the bodies of its messages as Celery's own does, with keys that may be
-on a PKCS#11 token. See `docs/celery.md` for what is refused, and for sealing whole messages.
+on a PKCS#11 token. See `docs/celery.md` for what is refused. `setup_sealing` seals whole messages and results.
 """
 
 from celery.exceptions import ImproperlyConfigured
@@ -10,6 +10,7 @@ from kombu.serialization import disable_insecure_serializers, registry
 from .certificate import Certificate, CertStore, FSCertStore
 from .key import PrivateKey, is_uri
 from .serialization import SecureSerializer, register_auth
+from .setup import read, setup_sealing
 
 __all__ = (
     "CertStore",
@@ -19,6 +20,7 @@ __all__ = (
     "SecureSerializer",
     "disable_untrusted_serializers",
     "register_auth",
+    "setup_sealing",
     "setup_security",
 )
 
@@ -88,9 +90,3 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
 def disable_untrusted_serializers(whitelist=None):
     """Lets kombu load only what these serializers made."""
     disable_insecure_serializers(allowed=whitelist)
-
-
-def read(path):
-    """The text of a file."""
-    with open(path, encoding="utf-8") as file:
-        return file.read()

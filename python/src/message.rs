@@ -1,0 +1,242 @@
+//! `taskseal.MessageSealer` and `MessageOpener`: whole messages, and payloads that are bound to a purpose.
+
+use std::time::UNIX_EPOCH;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use taskseal::fernet::MultiFernet;
+use taskseal::message::{Destination, MessageError, MessageSealError, OpenedMessage};
+
+use crate::certificate::Certificate;
+use crate::choices;
+use crate::errors::IntoPyErr as _;
+use crate::fernet::Fernet;
+use crate::input::Input;
+use crate::logging::{self, detached, detached_quietly};
+use crate::open::Policy;
+use crate::signer::Signer;
+use crate::store::CertStore;
+
+/// Seals whole messages: signs them and, with keys, encrypts them.
+#[pyclass(frozen, module = "taskseal")]
+pub(crate) struct MessageSealer {
+    signer: Py<Signer>,
+    fernets: Option<MultiFernet>,
+}
+
+#[pymethods]
+impl MessageSealer {
+    #[new]
+    #[pyo3(signature = (signer, fernets=vec![]))]
+    fn new(py: Python<'_>, signer: Py<Signer>, fernets: Vec<Fernet>) -> PyResult<Self> {
+        logging::refresh(py)?;
+        let fernets = many(fernets);
+        Ok(Self { signer, fernets })
+    }
+
+    /// Seals a message of kombu's in JSON for a destination. Returns ASCII text.
+    #[pyo3(signature = (message, *, exchange=None, routing_key=None, queue=None))]
+    fn seal(
+        &self,
+        py: Python<'_>,
+        message: Input<'_>,
+        exchange: Option<&str>,
+        routing_key: Option<&str>,
+        queue: Option<&str>,
+    ) -> PyResult<String> {
+        let message = message.as_bytes()?;
+        let mut to = Destination::any();
+        if let Some(exchange) = exchange {
+            to = to.with_exchange(exchange);
+        }
+        if let Some(routing_key) = routing_key {
+            to = to.with_routing_key(routing_key);
+        }
+        if let Some(queue) = queue {
+            to = to.with_queue(queue);
+        }
+        self.run(py, |sealer| sealer.seal_json(message, &to))
+    }
+
+    /// Seals bytes for a purpose, such as `result`, and a context, such as a task's id. Returns ASCII text.
+    fn seal_payload(
+        &self,
+        py: Python<'_>,
+        purpose: &str,
+        context: &str,
+        payload: Input<'_>,
+    ) -> PyResult<String> {
+        let payload = payload.as_bytes()?;
+        self.run(py, |sealer| sealer.seal_payload(purpose, context, payload))
+    }
+}
+
+impl MessageSealer {
+    fn run(
+        &self,
+        py: Python<'_>,
+        seal: impl FnOnce(taskseal::MessageSealer) -> Result<String, MessageSealError> + Send,
+    ) -> PyResult<String> {
+        let signer = self.signer.get().open_now(py)?;
+        let fernets = self.fernets.clone();
+        detached(py, || {
+            seal(match fernets {
+                Some(fernets) => taskseal::MessageSealer::signed_and_encrypted(signer, fernets),
+                None => taskseal::MessageSealer::signed(signer),
+            })
+        })
+        .map_err(|error| error.into_py_err())
+    }
+}
+
+/// Opens what a `MessageSealer` with the same keys sealed.
+#[pyclass(frozen, module = "taskseal")]
+pub(crate) struct MessageOpener {
+    store: Py<CertStore>,
+    policy: taskseal::Policy,
+    fernets: Option<MultiFernet>,
+    max_age: f64,
+    clock_skew: f64,
+    max_len: Option<usize>,
+}
+
+#[pymethods]
+impl MessageOpener {
+    /// `max_age` and `clock_skew` are seconds; `max_len` is in bytes.
+    #[new]
+    #[pyo3(signature = (store, fernets=vec![], *, policy=None, max_age=86400.0, clock_skew=60.0, max_len=None))]
+    fn new(
+        py: Python<'_>,
+        store: Py<CertStore>,
+        fernets: Vec<Fernet>,
+        policy: Option<Policy>,
+        max_age: f64,
+        clock_skew: f64,
+        max_len: Option<usize>,
+    ) -> PyResult<Self> {
+        logging::refresh(py)?;
+        choices::seconds("max_age", max_age)?;
+        choices::seconds("clock_skew", clock_skew)?;
+        Ok(Self {
+            store,
+            policy: policy.unwrap_or_default().0,
+            fernets: many(fernets),
+            max_age,
+            clock_skew,
+            max_len,
+        })
+    }
+
+    /// Opens a message. Whether its destination is the right one is for the caller to compare.
+    fn open(&self, py: Python<'_>, wire: Input<'_>) -> PyResult<OpenedPayload> {
+        let wire = wire.as_bytes()?;
+        let opener = self.opener(py)?;
+        let opened = detached_quietly(py, || opener.open(wire, &[Destination::any()]));
+        let opened = opened.map_err(|error| error.into_py_err())?;
+        Ok(OpenedPayload::new(py, &opened, None))
+    }
+
+    /// Opens a payload that was sealed for this purpose. The context is compared unless it is None.
+    #[pyo3(signature = (wire, purpose, context=None))]
+    fn open_payload(
+        &self,
+        py: Python<'_>,
+        wire: Input<'_>,
+        purpose: &str,
+        context: Option<&str>,
+    ) -> PyResult<OpenedPayload> {
+        let wire = wire.as_bytes()?;
+        let opener = self.opener(py)?;
+        let opened = detached_quietly(py, || match context {
+            Some(context) => opener
+                .open_payload(wire, purpose, context)
+                .map(|opened| (context.to_owned(), opened)),
+            None => opener.open_payload_of(wire, purpose),
+        });
+        let (context, opened) = opened.map_err(|error| error.into_py_err())?;
+        Ok(OpenedPayload::new(py, &opened, Some(context)))
+    }
+}
+
+impl MessageOpener {
+    /// The library's opener, on the certificates of this moment.
+    fn opener(&self, py: Python<'_>) -> PyResult<taskseal::MessageOpener> {
+        let set = self.store.get().current(py);
+        let opener = taskseal::Opener::new(set).with_policy(self.policy.clone());
+        let mut opener = match &self.fernets {
+            Some(fernets) => taskseal::MessageOpener::signed_and_encrypted(opener, fernets.clone()),
+            None => taskseal::MessageOpener::signed(opener),
+        };
+        if let Some(bytes) = self.max_len {
+            opener = opener.with_max_len(bytes);
+        }
+        Ok(opener
+            .with_max_age(choices::seconds("max_age", self.max_age)?)
+            .with_clock_skew(choices::seconds("clock_skew", self.clock_skew)?))
+    }
+}
+
+/// A message or payload that was verified.
+#[pyclass(frozen, get_all, module = "taskseal")]
+pub(crate) struct OpenedPayload {
+    /// What was sealed, byte for byte: of a message its JSON.
+    payload: Py<PyBytes>,
+    /// The certificate of the signer.
+    signer: Option<Certificate>,
+    /// When it was sealed, in seconds since 1970.
+    issued_at: f64,
+    /// The exchange that a message was sent to.
+    exchange: Option<String>,
+    /// The routing key that a message was sent with.
+    routing_key: Option<String>,
+    /// The queue that a message was meant for, if its sender knew.
+    queue: Option<String>,
+    /// The context of a payload.
+    context: Option<String>,
+    /// What a repetition is recognised by: 32 bytes.
+    replay_key: Option<Py<PyBytes>>,
+}
+
+#[pymethods]
+impl OpenedPayload {
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let len = self.payload.bind(py).len()?;
+        let signer = self.signer.as_ref().map(|signer| signer.0.id());
+        Ok(format!(
+            "<taskseal.OpenedPayload {len} bytes, signed by {:?}>",
+            signer.unwrap_or_default()
+        ))
+    }
+}
+
+impl OpenedPayload {
+    fn new(py: Python<'_>, opened: &OpenedMessage, context: Option<String>) -> Self {
+        let part = |part: Option<&str>| part.map(str::to_owned);
+        let to = opened.destination();
+        let since = opened.issued_at().duration_since(UNIX_EPOCH);
+        Self {
+            payload: PyBytes::new(py, opened.payload()).unbind(),
+            signer: opened.signer().cloned().map(Certificate),
+            issued_at: since.unwrap_or_default().as_secs_f64(),
+            exchange: part(to.exchange()),
+            routing_key: part(to.routing_key()),
+            queue: part(to.queue()),
+            context,
+            replay_key: opened
+                .replay_key()
+                .map(|key| PyBytes::new(py, key.as_bytes()).unbind()),
+        }
+    }
+}
+
+fn many(fernets: Vec<Fernet>) -> Option<MultiFernet> {
+    let mut fernets = fernets.into_iter().map(|fernet| fernet.0);
+    fernets.next().map(|first| MultiFernet::new(first, fernets))
+}
+
+impl crate::errors::IntoPyErr for MessageError {
+    fn into_py_err(self) -> PyErr {
+        let text = self.to_string();
+        crate::errors::python::OpenError::new_err((text, self.class().as_str(), self.reason()))
+    }
+}

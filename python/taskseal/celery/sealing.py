@@ -1,0 +1,235 @@
+"""What the sealed transports and result backends seal and open with."""
+
+import logging
+import threading
+import time
+from collections import Counter
+
+from kombu.exceptions import OperationalError
+from kombu.utils.json import dumps, loads
+
+from .. import _native
+from ..errors import OpenError
+from .replay import ProcessMemory
+
+logger = logging.getLogger("taskseal.celery")
+
+#: The outer content type of a message that is sealed whole.
+CONTENT_TYPE = "application/x-taskseal"
+
+#: The scheme of a sealed transport or backend begins with it.
+SCHEME = "sealed-"
+
+
+class Sealing:
+    """A signer, the certificates that are trusted, keys to encrypt with, and the rules for what comes in.
+
+    One per process is the default for all sealed connections (`use`); another one can be given to a connection as the
+    transport option ``sealing``.
+
+    `refused` says what becomes of a message that is refused: ``ack`` (it is gone) or ``dead-letter`` (AMQP: rejected, so that
+    the broker puts it where the queue's policy says; elsewhere: put into the queue `dead_letter_queue`).
+    """
+
+    def __init__(self, signer, store, fernets=(), *, digest="sha256", max_age=24 * 3600.0, result_max_age=None,
+                 clock_skew=60.0, broadcast_skew=5.0, max_len=None, refused="ack",
+                 dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None):  # fmt: skip
+        if refused not in ("ack", "dead-letter"):
+            raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
+        fernets = list(fernets)
+        policy = _native.Policy(digest=digest)
+        self.sealer = _native.MessageSealer(signer, fernets)
+        opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}
+        self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
+        # Results are read long after they were made, and are bound to their task.
+        self.results = _native.MessageOpener(store, fernets, max_age=result_max_age or 10 * 365 * 24 * 3600.0, **opener)
+        self.lifetime = max_age + clock_skew
+        self.broadcast_skew = broadcast_skew
+        self.refused = refused
+        self.dead_letter_queue = dead_letter_queue
+        self.replay = ProcessMemory() if replay is None else replay
+        self.bindings = {queue: set(map(tuple, pairs)) for queue, pairs in (bindings or {}).items()}
+        self.on_refused = on_refused
+        #: How many messages and results were refused, by reason.
+        self.refusals = Counter()
+
+    def seal(self, message, exchange, routing_key):
+        """The text that goes to the broker for a message of kombu's (a dict)."""
+        return self.sealer.seal(dumps(message), exchange=exchange or "", routing_key=routing_key or "")
+
+    def open(self, wire, queue, bindings, since=None):
+        """Opens a message that came out of `queue`. Returns what was verified and the message (a dict).
+
+        With `since`, a time: a broadcast from before it is refused. It went to those who listened then.
+        """
+        opened = self.opener.open(wire)
+        exchange, routing_key = opened.exchange, opened.routing_key
+        if exchange is None or routing_key is None:
+            raise OpenError("the message does not say where it was sent to", reason="destination")
+        if not self._allows(queue, exchange, routing_key, bindings):
+            raise OpenError(
+                f"the message was sent to exchange {exchange[:120]!r} with routing key {routing_key[:120]!r}, "
+                f"which does not lead to the queue {queue!r}",
+                reason="destination",
+            )
+        if since is not None and bindings.is_broadcast(exchange) and opened.issued_at < since - self.broadcast_skew:
+            raise OpenError("the broadcast was sent before this consumer listened", reason="too-old")
+        return opened, parse(opened.payload)
+
+    def _allows(self, queue, exchange, routing_key, bindings):
+        if (exchange, routing_key) in self.bindings.get(queue, ()):
+            return True
+        return bindings.allows(queue, exchange, routing_key)
+
+    def refuse(self, error, where):
+        """Counts and logs a refusal. Never raises."""
+        reason = getattr(error, "reason", None) or type(error).__name__
+        self.refusals[reason] += 1
+        logger.warning("refused: %s: reason=%s: %s", where, reason, error)
+        if self.on_refused is not None:
+            try:
+                self.on_refused(reason, where)
+            except Exception:
+                logger.exception("on_refused raised")
+
+
+class Bindings:
+    """Which exchanges and routing keys lead to a queue, as far as this connection declared it.
+
+    What the broker says is not asked: whoever writes to the broker writes that too.
+    """
+
+    def __init__(self):
+        self._queues = {}
+        self._types = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic"}
+
+    def declare(self, exchange, type):
+        if exchange:
+            self._types[exchange] = type or "direct"
+
+    def bind(self, queue, exchange, routing_key):
+        self._queues.setdefault(queue, set()).add((exchange or "", routing_key or ""))
+
+    def unbind(self, queue, exchange, routing_key):
+        self._queues.get(queue, set()).discard((exchange or "", routing_key or ""))
+
+    def is_broadcast(self, exchange):
+        return self._types.get(exchange, "direct") in ("fanout", "topic")
+
+    def allows(self, queue, exchange, routing_key):
+        if exchange == "":
+            return routing_key == queue
+        type = self._types.get(exchange, "direct")
+        for bound, key in self._queues.get(queue, ()):
+            if bound != exchange:
+                continue
+            if type in ("fanout", "headers") or key == routing_key:
+                return True
+            if type == "topic" and topic_matches(key.split("."), routing_key.split(".")):
+                return True
+        return False
+
+
+def topic_matches(pattern, words):
+    """Whether a topic pattern matches a routing key: ``*`` stands for one word, ``#`` for any number of them.
+
+    Takes as many steps as pattern and key have words, multiplied: both are short, and the key is signed.
+    """
+    reached = {0}
+    for part in pattern:
+        if part == "#":
+            reached = set(range(min(reached), len(words) + 1)) if reached else set()
+        else:
+            reached = {at + 1 for at in reached if at < len(words) and part in ("*", words[at])}
+    return len(words) in reached
+
+
+def parse(payload):
+    """The message in a verified payload: a dict with the parts of kombu's, each of the right type."""
+    try:
+        message = loads(payload)
+    except Exception as error:
+        raise OpenError(f"what was sealed is no JSON: {type(error).__name__}", reason="not-a-message") from None
+    wanted = {
+        "body": str,
+        "content-type": (str, type(None)),
+        "content-encoding": (str, type(None)),
+        "headers": dict,
+        "properties": dict,
+    }
+    if not isinstance(message, dict) or not all(isinstance(message.get(name), kind) for name, kind in wanted.items()):
+        raise OpenError("what was sealed is no message", reason="not-a-message")
+    return message
+
+
+_current = None
+
+
+def use(sealing):
+    """Makes this the process' sealing."""
+    global _current
+    _current = sealing
+
+
+def current(options=None):
+    """The sealing of these transport options, or the process'. Without any there is no sealed connection."""
+    found = (options or {}).get("sealing") or _current
+    if found is None:
+        raise OperationalError(
+            "a sealed transport has nothing to seal with: call taskseal.celery.setup_sealing(app) where the app is made"
+        )
+    return found
+
+
+class InFlight:
+    """Messages of one channel that are delivered and not acknowledged, to tell a repetition from a redelivery.
+
+    While a message is in flight here, the broker has no reason to deliver it here again. Once it is acknowledged, nobody
+    has: it goes into the replay memory. One that was returned, or whose channel was closed, may come again.
+    """
+
+    def __init__(self, sealing):
+        self._sealing = sealing
+        self._lock = threading.Lock()
+        self._by_tag = {}
+
+    def check(self, opened, queue, tag):
+        """Raises when the message was handled before, or is being handled. Returns its key."""
+        key = opened.replay_key + queue.encode()
+        with self._lock:
+            flying = {held: key for held, (key, _) in self._by_tag.items()} if self._by_tag else {}
+        if key in flying.values():
+            raise Repeated(flying.get(tag) == key)
+        if self._sealing.replay.contains(key):
+            raise Repeated(False)
+        return key, opened.issued_at + self._sealing.lifetime
+
+    def start(self, tag, known):
+        with self._lock:
+            self._by_tag[tag] = known
+
+    def end(self, tag, *, handled, multiple=False):
+        with self._lock:
+            tags = [held for held in self._by_tag if held <= tag] if multiple else [tag]
+            ended = [self._by_tag.pop(held) for held in tags if held in self._by_tag]
+        if handled:
+            for known in ended:
+                self.remember(known)
+
+    def remember(self, known):
+        key, until = known
+        try:
+            new = self._sealing.replay.remember(key, until, time.time())
+        except Exception as error:
+            logger.error("a handled message was not remembered, and could be repeated: %s", error)
+        else:
+            if not new:
+                logger.warning("a message was handled here and by somebody else")
+
+
+class Repeated(OpenError):
+    """The message was handled before. `same` when it is the very delivery that is in flight."""
+
+    def __init__(self, same):
+        super().__init__("the message has been handled before, or is being handled", reason="replayed")
+        self.same = same

@@ -1,0 +1,172 @@
+"""``sealed-amqp://`` and ``sealed-amqps://``."""
+
+import time
+
+import amqp
+from kombu.transport import pyamqp
+
+from ...errors import OpenError
+from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, current, logger
+from .virtual import GARBAGE, OUTSIDE, RETRY, bytes_of, text_of
+
+
+class Message(pyamqp.Message):
+    """A message from AMQP, which can only be used when it was opened."""
+
+    def __init__(self, msg, channel=None, **kwargs):
+        super().__init__(msg, channel=channel, **kwargs)
+        if not getattr(msg, "opened", False):
+            self.body = b""
+            error = OpenError("the message was not opened", reason="not-sealed")
+            self.errors.append((type(error), error, None))
+
+
+class Channel(pyamqp.Channel):
+    """A channel to an AMQP broker that seals."""
+
+    Message = Message
+
+    def __init__(self, connection, *args, **kwargs):
+        self.sealing = connection.sealing
+        self._in_flight = InFlight(self.sealing)
+        super().__init__(connection, *args, **kwargs)
+
+    # --- Out ---
+
+    def _basic_publish(self, msg, exchange="", routing_key="", *args, **kwargs):
+        properties = dict(msg.properties)
+        outside = {name: properties[name] for name in OUTSIDE if properties.get(name) is not None}
+        headers = properties.pop("application_headers", None) or {}
+        inner = {
+            "content-type": properties.pop("content_type", None),
+            "content-encoding": properties.pop("content_encoding", None),
+            "headers": headers,
+            "properties": properties,
+            "body": text_of(msg.body, properties),
+        }
+        sealed = amqp.Message(
+            self.sealing.seal(inner, exchange, routing_key),
+            content_type=CONTENT_TYPE,
+            content_encoding="utf-8",
+            application_headers={},
+            **outside,
+        )
+        return super()._basic_publish(sealed, exchange, routing_key, *args, **kwargs)
+
+    # amqp puts its own into an attribute of the instance when publishing is confirmed, and that calls `_basic_publish`.
+    basic_publish = _basic_publish
+
+    # --- What leads to which queue ---
+
+    def exchange_declare(self, exchange, type, *args, **kwargs):
+        result = super().exchange_declare(exchange, type, *args, **kwargs)
+        self.connection.sealed_bindings.declare(exchange, type)
+        return result
+
+    def queue_bind(self, queue, exchange="", routing_key="", *args, **kwargs):
+        self.connection.sealed_bindings.bind(queue, exchange, routing_key)
+        return super().queue_bind(queue, exchange, routing_key, *args, **kwargs)
+
+    def queue_unbind(self, queue, exchange, routing_key="", *args, **kwargs):
+        self.connection.sealed_bindings.unbind(queue, exchange, routing_key)
+        return super().queue_unbind(queue, exchange, routing_key, *args, **kwargs)
+
+    # --- In ---
+
+    def basic_consume(self, queue="", *args, no_ack=False, callback=None, **kwargs):
+        since = time.time() if no_ack else None
+
+        def deliver(msg):
+            if self._open(msg, queue, no_ack, since):
+                callback(msg)
+
+        return super().basic_consume(queue, *args, no_ack=no_ack, callback=deliver, **kwargs)
+
+    def basic_get(self, queue="", no_ack=False, **kwargs):
+        while True:
+            msg = super().basic_get(queue, no_ack=no_ack, **kwargs)
+            if msg is None or self._open(msg, queue, no_ack):
+                return msg
+
+    def _open(self, msg, queue, no_ack, since=None):
+        """Opens the message in place; whether it is to be handed out. Whatever its bytes are, nothing is raised."""
+        tag = msg.delivery_info["delivery_tag"]
+        try:
+            if msg.properties.get("content_type") != CONTENT_TYPE:
+                found = str(msg.properties.get("content_type"))[:120]
+                raise OpenError(f"the message is not sealed: its content type is {found!r}", reason="not-sealed")
+            opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
+            body = bytes_of(message)
+        except OpenError as error:
+            return self._refuse(error, tag, queue, no_ack)
+        except GARBAGE as error:
+            error = OpenError(f"it is no message: {type(error).__name__}", reason="malformed")
+            return self._refuse(error, tag, queue, no_ack)
+        try:
+            known = self._in_flight.check(opened, queue, tag)
+        except Repeated as error:
+            return self._refuse(error, tag, queue, no_ack)
+        except Exception as error:
+            # Not to be answered by losing the message, nor by handling it unchecked.
+            logger.error("the replay memory does not answer; the message stays in the queue %r: %s", queue, error)
+            time.sleep(RETRY)
+            if not no_ack:
+                super().basic_reject(tag, requeue=True)
+            return False
+        if no_ack:
+            self._in_flight.remember(known)
+        else:
+            self._in_flight.start(tag, known)
+        msg.body = body
+        msg.properties = {
+            **message["properties"],
+            "content_type": message["content-type"],
+            "content_encoding": message["content-encoding"],
+            "application_headers": message["headers"],
+        }
+        msg.delivery_info.update(exchange=opened.exchange, routing_key=opened.routing_key)
+        msg.opened = True
+        return True
+
+    def _refuse(self, error, tag, queue, no_ack):
+        self.sealing.refuse(error, f"message from the queue {queue!r}")
+        if no_ack:
+            return False
+        if self.sealing.refused == "dead-letter":
+            super().basic_reject(tag, requeue=False)
+        else:
+            super().basic_ack(tag)
+        return False
+
+    # --- Acknowledgements ---
+
+    def basic_ack(self, delivery_tag, multiple=False, **kwargs):
+        super().basic_ack(delivery_tag, multiple=multiple, **kwargs)
+        self._in_flight.end(delivery_tag, handled=True, multiple=multiple)
+
+    def basic_reject(self, delivery_tag, requeue, **kwargs):
+        super().basic_reject(delivery_tag, requeue, **kwargs)
+        self._in_flight.end(delivery_tag, handled=not requeue)
+
+
+class Connection(pyamqp.Connection):
+    """A connection to an AMQP broker whose channels seal."""
+
+    Channel = Channel
+
+    def __init__(self, *args, sealing=None, **kwargs):
+        self.sealing = current({"sealing": sealing})
+        self.sealed_bindings = Bindings()
+        super().__init__(*args, **kwargs)
+
+
+class Transport(pyamqp.Transport):
+    """AMQP with sealed messages."""
+
+    Connection = Connection
+
+
+class SSLTransport(pyamqp.SSLTransport):
+    """AMQP over TLS with sealed messages."""
+
+    Connection = Connection

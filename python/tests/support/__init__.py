@@ -1,0 +1,1 @@
+"""What the tests with brokers and workers start."""

@@ -1,0 +1,108 @@
+"""A Celery application with sealed messages. The environment says with which broker, key and certificates."""
+
+import datetime
+import os
+import time
+
+from celery import Celery
+
+from taskseal.celery import setup_sealing
+
+app = Celery("sealed_app")
+app.conf.update(
+    broker_url=os.environ["TEST_BROKER"],
+    result_backend=os.environ["TEST_BACKEND"],
+    security_key=os.environ["TEST_KEY"],
+    security_certificate=os.environ["TEST_CERTIFICATE"],
+    security_cert_store=os.environ["TEST_STORE"],
+    sealing_encryption_keys=os.environ.get("TEST_ENCRYPTION_KEYS", "").split(),
+    sealing_reload_interval=0.5,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 5, "unacked_restore_limit": 1},
+    result_extended=True,
+    worker_prefetch_multiplier=4,
+    # Events and remote control are sealed with everything else.
+    task_send_sent_event=True,
+    worker_send_task_events=True,
+    task_routes={"second": {"queue": "second"}},
+    task_default_priority=5,
+)
+sealing = setup_sealing(app)
+
+
+def witness(line):
+    """What was run stays visible whatever becomes of results."""
+    with open(os.environ["TEST_WITNESS"], "a") as file:
+        file.write(line + "\n")
+
+
+@app.task(name="add")
+def add(a, b=0):
+    return a + b
+
+
+@app.task(name="echo")
+def echo(*args, **kwargs):
+    return [args, kwargs]
+
+
+@app.task(name="run")
+def run(line):
+    witness(line)
+    return line
+
+
+@app.task(name="linked_to")
+def linked_to(value):
+    witness(f"linked {value}")
+
+
+@app.task(name="second")
+def second(line):
+    witness(line)
+    return line
+
+
+@app.task(name="total")
+def total(numbers):
+    return sum(numbers)
+
+
+@app.task(name="fail")
+def fail(text):
+    raise ValueError(text)
+
+
+@app.task(name="types")
+def types(when, data):
+    return [isinstance(when, datetime.datetime), isinstance(data, bytes), data]
+
+
+@app.task(name="again", bind=True, max_retries=2)
+def again(self):
+    if self.request.retries < 1:
+        raise self.retry(countdown=0.1)
+    return self.request.retries
+
+
+@app.task(name="more")
+def more(a):
+    return add.delay(a, 1).id
+
+
+@app.task(name="who", bind=True)
+def who(self):
+    return [self.request.id, self.request.correlation_id, os.getpid()]
+
+
+@app.task(name="slow", acks_late=True, reject_on_worker_lost=True, bind=True)
+def slow(self, line, seconds):
+    witness(f"{line} {self.request.delivery_info.get('redelivered')}")
+    time.sleep(seconds)
+    witness(f"{line} done")
+    return line
+
+
+@app.task(name="silent", ignore_result=True)
+def silent(line):
+    witness(line)
