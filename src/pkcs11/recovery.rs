@@ -265,7 +265,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 }
                 // What failed before the time was up says more than that it is.
                 Err(Error::Timeout { .. }) if last.is_some() => {
-                    return Err((Rung::Kept, last.unwrap_or(Error::Closed)));
+                    return Err(last.unwrap_or((Rung::Kept, Error::Closed)));
                 }
                 Err(error) => error,
             };
@@ -307,7 +307,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 };
             }
             self.record.tried(&error, next_start);
-            last = Some(error);
+            last = Some((failed, error));
         }
     }
 

@@ -67,6 +67,16 @@ impl Server {
         kill(&children(self.listener.id()));
     }
 
+    /// Stops the processes that serve: connections stay, and nobody answers.
+    pub fn freeze(&self) {
+        signal("-STOP", &children(self.listener.id()));
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        signal("-CONT", &children(self.listener.id()));
+    }
+
     /// Starts what was killed.
     pub fn restart(&mut self) {
         let _ = std::fs::remove_file(&self.socket);
@@ -101,9 +111,13 @@ fn listen(softhsm: &Path, socket: &Path, label: &str) -> Child {
 }
 
 fn kill(processes: &[u32]) {
+    signal("-KILL", processes);
+}
+
+fn signal(signal: &str, processes: &[u32]) {
     if !processes.is_empty() {
         let mut kill = Command::new("kill");
-        kill.arg("-KILL")
+        kill.arg(signal)
             .args(processes.iter().map(u32::to_string))
             .stderr(Stdio::null());
         // One that has ended already is as good.
