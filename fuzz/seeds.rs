@@ -19,7 +19,9 @@ fn main() -> Result<()> {
     envelopes()?;
     uris()?;
     certificates()?;
-    messages()
+    messages()?;
+    tokens()?;
+    whole_messages()
 }
 
 fn envelopes() -> Result<()> {
@@ -119,6 +121,45 @@ fn messages() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Tokens of the target's two keys, one damaged, and bodies.
+fn tokens() -> Result<()> {
+    use taskseal::fernet::Fernet;
+    use taskseal::fernet::software::SoftwareKeys;
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    for (name, key) in [
+        ("first", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ("other", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
+    ] {
+        let fernet = Fernet::new(SoftwareKeys::from_text(key)?);
+        for len in [0, 15, 16, 100] {
+            let token = fernet.dangerous_encrypt_with_iv(&vec![b'x'; len], at, [7; 16])?;
+            write("fernet", &format!("{name}.{len}"), token.as_bytes())?;
+            write(
+                "fernet",
+                &format!("{name}.{len}.cut"),
+                &token.as_bytes()[..token.len() - 4],
+            )?;
+        }
+    }
+    write("fernet", "json", br#"["a", "b"]"#)?;
+    write("fernet", "msgpack", b"\x92\xa1a\xc0")
+}
+
+/// JSON of kombu's, and bound content.
+fn whole_messages() -> Result<()> {
+    let json = br#"{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"task": "t", "timelimit": [null, null]}, "properties": {"body_encoding": "base64", "delivery_info": {"exchange": "", "routing_key": "celery"}}, "more": 1e5}"#;
+    write("message", "json", json)?;
+    write("message", "small", br#"{"body": ""}"#)?;
+    let mut bound = b"\xc1taskseal\0\x01\x07message".to_vec();
+    bound.extend([0; 24]);
+    bound.extend(b"\x01\x05queue\0\x06celery{\"body\": \"\"}");
+    write("message", "bound", &bound)?;
+    let mut payload = b"\xc1taskseal\0\x01\x06result".to_vec();
+    payload.extend([0xff; 24]);
+    payload.extend(b"\x01\x07context\0\x01xpayload");
+    write("message", "payload", &payload)
 }
 
 fn key(scheme: Scheme) -> Result<SoftwareKey> {

@@ -111,3 +111,7 @@ pub use store::StoreError;
 #[cfg(all(doctest, feature = "pkcs11"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "software"))]
+#[doc = include_str!("../docs/encryption.md")]
+struct Encryption;

@@ -235,3 +235,81 @@ fn a_wire_over_the_limit_allocates_next_to_nothing() {
     assert_eq!(error.reason(), "not-sealed");
     assert!(used.total < 4096, "{used:?}");
 }
+
+/// A token is decoded once and decrypted in place; the envelope in it is borrowed, and its body the end of that buffer.
+#[test]
+fn a_whole_message_is_opened_in_one_buffer() {
+    use taskseal::fernet::software::SoftwareKeys;
+    use taskseal::{Destination, Fernet, MessageOpener, MessageSealer};
+
+    let (sealer, opener) = sealer_and_opener();
+    let fernet = Fernet::new(SoftwareKeys::generate().unwrap());
+    let forms = [
+        (
+            MessageSealer::encrypted(fernet.clone()),
+            MessageOpener::encrypted(fernet.clone()),
+        ),
+        (
+            MessageSealer::signed(sealer.signer().clone()),
+            MessageOpener::signed(opener.clone()),
+        ),
+        (
+            MessageSealer::signed_and_encrypted(sealer.signer().clone(), fernet.clone()),
+            MessageOpener::signed_and_encrypted(opener, fernet),
+        ),
+    ];
+    let json = format!(r#"{{"body": "{}"}}"#, "x".repeat(6 * MIB));
+    let any = [Destination::any()];
+    for (sealer, opener) in forms {
+        let opener = opener.with_max_len(16 * MIB);
+        let wire = sealer.seal_json(json.as_bytes(), &any[0]).unwrap();
+        // The first message of a signer prepares its key.
+        let small = sealer.seal_json(br#"{"body": ""}"#, &any[0]).unwrap();
+        opener.open(small.as_bytes(), &any).unwrap();
+        let (opened, used) = measure(|| opener.open(wire.as_bytes(), &any).unwrap());
+        assert_eq!(opened.payload().len(), json.len());
+        let allowed = json.len() + json.len() / 20;
+        assert!(used.peak <= allowed && used.total <= allowed, "{used:?}");
+
+        let mut forged = wire.into_bytes();
+        let last = forged.len() - 9;
+        forged[last] ^= 2;
+        for hostile in [
+            forged,
+            vec![b'A'; 12 * MIB],
+            vec![b'='; 12 * MIB],
+            [vec![b'A'; 12 * MIB], b"!".to_vec()].concat(),
+        ] {
+            let (error, used) = measure(|| opener.open(&hostile, &any).unwrap_err());
+            assert!(used.peak <= hostile.len(), "{error}: {used:?}");
+        }
+        let (_, used) = measure(|| opener.open(&vec![b'A'; 17 * MIB], &any).unwrap_err());
+        assert!(
+            used.peak <= 17 * MIB + 4096,
+            "nothing but the vector: {used:?}"
+        );
+    }
+}
+
+/// Reading the JSON takes a copy of what is in it and little more, also where it is made of fields.
+#[test]
+fn a_message_takes_a_bounded_multiple_of_its_json() {
+    use taskseal::KombuMessage;
+    let body = format!(r#"{{"body": "{}"}}"#, "x".repeat(6 * MIB));
+    let nested = format!(
+        r#"{{"body": "", "headers": {{"x": {}}}}}"#,
+        "[".repeat(6 * MIB)
+    );
+    let fields: Vec<String> = (0..200_000).map(|at| format!(r#""{at}":0"#)).collect();
+    let fields = format!(r#"{{"body": "", "headers": {{{}}}}}"#, fields.join(","));
+    for (json, good) in [(body, true), (nested, false), (fields, false)] {
+        let (message, used) = measure(|| KombuMessage::from_json(json.as_bytes()));
+        assert_eq!(message.is_ok(), good);
+        // A text grows by doubling while it is read.
+        assert!(
+            used.peak <= 3 * json.len() + MIB,
+            "{used:?} for {}",
+            json.len()
+        );
+    }
+}

@@ -26,11 +26,12 @@ fuzz_target!(|text: &str| {
 
     // What is shown is the same whatever the PIN is.
     let separator = if text.contains('?') { '&' } else { '?' };
-    let [one, other] = PINS.map(|pin| {
-        match format!("{text}{separator}pin-value={pin}").parse::<Uri>() {
-            Ok(uri) => format!("{uri:?} {uri} {:?}", uri.pin_source()),
-            Err(error) => format!("{error:?} {error}"),
-        }
-    });
+    let [one, other] =
+        PINS.map(
+            |pin| match format!("{text}{separator}pin-value={pin}").parse::<Uri>() {
+                Ok(uri) => format!("{uri:?} {uri} {:?}", uri.pin_source()),
+                Err(error) => format!("{error:?} {error}"),
+            },
+        );
     assert_eq!(one, other);
 });
