@@ -19,11 +19,14 @@ pub use self::provision::{
 };
 use super::error::Error;
 use super::health::{Health, Statistics};
-use super::module::{CipherMechanism, ModuleSession, ObjectHandle, SignMechanism};
+use super::module::{
+    Answer, CallError, CipherMechanism, ModuleSession, ObjectHandle, SignMechanism,
+};
 use super::place::Place;
 use super::pool::Ready;
 use super::process::{Deadline, PerProcess};
 use super::recovery::{Connection, Limits, Target};
+use super::rv::Rv;
 use super::session::Access;
 use super::uri::ObjectType;
 use super::{Builder, TokenInfo, Uri};
@@ -58,8 +61,10 @@ struct Core {
     target: Target<PairFilter>,
 }
 
-/// How much data goes to the token at a time, in bytes: some network HSMs take no more in one call. A multiple of 16.
-const CHUNK: usize = 16 * 1024;
+/// How much data goes to the token at a time, in bytes. A multiple of 16.
+const LARGE: usize = 1024 * 1024;
+/// The same, where the token called that too much.
+const SMALL: usize = 4096;
 
 impl Pkcs11FernetKeys {
     /// Opens the keys whose label the URI names (`object`), with the default choices of the [`Builder`].
@@ -235,14 +240,10 @@ impl FernetKeys for Pkcs11FernetKeys {
     fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
         let plain = Zeroizing::new(blocks.to_vec());
         let cipher = self.ask(move |access, session, keys| {
-            cbc(
-                access,
-                session,
-                keys.encrypting,
-                Direction::Encrypt,
-                iv,
-                &plain,
-            )
+            let mut cipher = Vec::with_capacity(plain.len());
+            let key = keys.encrypting;
+            encrypt(access, session, key, iv, &plain, &mut cipher)?;
+            Ok(cipher)
         })?;
         copy(blocks, &cipher)
     }
@@ -250,14 +251,7 @@ impl FernetKeys for Pkcs11FernetKeys {
     fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
         let cipher = blocks.to_vec();
         let plain = self.ask(move |access, session, keys| {
-            cbc(
-                access,
-                session,
-                keys.encrypting,
-                Direction::Decrypt,
-                iv,
-                &cipher,
-            )
+            decrypt(access, session, keys.encrypting, iv, &cipher)
         })?;
         copy(blocks, &plain)
     }
@@ -266,15 +260,10 @@ impl FernetKeys for Pkcs11FernetKeys {
         let plain = Zeroizing::new(token.to_vec());
         let (sealed, tag) = self.ask(move |access, session, keys| {
             let (header, blocks) = plain.split_at(header.min(plain.len()));
-            let cipher = cbc(
-                access,
-                session,
-                keys.encrypting,
-                Direction::Encrypt,
-                iv,
-                blocks,
-            )?;
-            let sealed = [header, cipher.as_slice()].concat();
+            let mut sealed = Vec::with_capacity(plain.len());
+            sealed.extend_from_slice(header);
+            let key = keys.encrypting;
+            encrypt(access, session, key, iv, blocks, &mut sealed)?;
             let tag = tag(access, session, keys.signing, &sealed)?;
             Ok((sealed, tag))
         })?;
@@ -296,15 +285,7 @@ impl FernetKeys for Pkcs11FernetKeys {
                 return Ok(None);
             }
             let blocks = sealed.get(header..).unwrap_or_default();
-            cbc(
-                access,
-                session,
-                keys.encrypting,
-                Direction::Decrypt,
-                iv,
-                blocks,
-            )
-            .map(Some)
+            decrypt(access, session, keys.encrypting, iv, blocks).map(Some)
         })?;
         let plain = plain.ok_or(FernetError::Refused)?;
         copy(token.get_mut(header..).unwrap_or_default(), &plain)
@@ -346,17 +327,20 @@ fn tag(
     message: &[u8],
 ) -> Result<[u8; 32], Error> {
     let mechanism = SignMechanism::Sha256Hmac;
-    let tag = if message.len() <= CHUNK {
-        session.sign(mechanism, key, message)
-    } else {
-        let parts = || {
-            session.sign_init(mechanism, key)?;
-            for chunk in message.chunks(CHUNK) {
-                session.sign_update(chunk)?;
-            }
-            session.sign_final()
-        };
-        parts()
+    let in_parts = |len| {
+        session.sign_init(mechanism, key)?;
+        for part in message.chunks(len) {
+            session.sign_update(part)?;
+        }
+        session.sign_final()
+    };
+    let tag = match message.len() {
+        0..=LARGE => session.sign(mechanism, key, message),
+        _ => in_parts(LARGE),
+    };
+    let tag = match tag {
+        Err(call) if is_too_much(&call) && message.len() > SMALL => in_parts(SMALL),
+        tag => tag,
     };
     let tag = tag.map_err(|call| access.failed(call))?;
     let len = tag.len();
@@ -364,49 +348,82 @@ fn tag(
         .map_err(|_| malformed(access, "C_Sign", format!("a tag of {len} bytes")))
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    Encrypt,
-    Decrypt,
+/// Whether the token wants less data in one call.
+fn is_too_much(call: &CallError) -> bool {
+    call.is(Rv::DATA_LEN_RANGE) || call.is(Rv::ENCRYPTED_DATA_LEN_RANGE)
 }
 
-/// AES-128-CBC over whole blocks on the token, some at a time: the last block of ciphertext of one part is the
-/// initialisation vector of the next.
-fn cbc(
+/// AES-128-CBC over whole blocks on the token, added to `out`.
+fn encrypt(
     access: &Access,
     session: &dyn ModuleSession,
     key: ObjectHandle,
-    direction: Direction,
+    mut iv: [u8; 16],
+    blocks: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    in_parts(access, "C_Encrypt", blocks, |part| {
+        let done = session.encrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+        out.extend_from_slice(&done);
+        // The last block of ciphertext of one part is the initialisation vector of the next.
+        iv = done.last_chunk().copied().unwrap_or(iv);
+        Ok(done.len())
+    })
+}
+
+/// The reverse of [`encrypt`].
+fn decrypt(
+    access: &Access,
+    session: &dyn ModuleSession,
+    key: ObjectHandle,
     mut iv: [u8; 16],
     blocks: &[u8],
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let mut all = Zeroizing::new(Vec::with_capacity(blocks.len()));
-    for part in blocks.chunks(CHUNK) {
-        let mechanism = CipherMechanism::AesCbc { iv };
-        let (function, done) = match direction {
-            Direction::Encrypt => ("C_Encrypt", session.encrypt(mechanism, key, part)),
-            Direction::Decrypt => ("C_Decrypt", session.decrypt(mechanism, key, part)),
-        };
-        let done = Zeroizing::new(done.map_err(|call| access.failed(call))?);
-        if done.len() != part.len() {
-            let what = format!("{} bytes for {}", done.len(), part.len());
-            return Err(malformed(access, function, what));
+    let mut all = Zeroizing::new(Vec::new());
+    in_parts(access, "C_Decrypt", blocks, |part| {
+        let done = session.decrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+        let len = done.len();
+        if part.len() == blocks.len() {
+            *all = done;
+        } else {
+            let missing = blocks.len() - all.len();
+            all.reserve_exact(missing);
+            all.extend_from_slice(&Zeroizing::new(done));
         }
-        let cipher = match direction {
-            Direction::Encrypt => done.as_slice(),
-            Direction::Decrypt => part,
-        };
-        if let Some(last) = cipher.last_chunk() {
-            iv = *last;
-        }
-        all.extend_from_slice(&done);
-    }
+        iv = part.last_chunk().copied().unwrap_or(iv);
+        Ok(len)
+    })?;
     Ok(all)
 }
 
+/// Does something with all of `blocks`, as much at a time as the token takes; it gives the length of what came out, which
+/// is that of what went in.
+fn in_parts(
+    access: &Access,
+    function: &'static str,
+    blocks: &[u8],
+    mut call: impl FnMut(&[u8]) -> Result<usize, CallError>,
+) -> Result<(), Error> {
+    let mut left = blocks;
+    let mut most = LARGE;
+    while !left.is_empty() {
+        let (part, rest) = left.split_at(most.min(left.len()));
+        match call(part) {
+            Ok(len) if len == part.len() => left = rest,
+            Ok(len) => {
+                let what = format!("{len} bytes for {}", part.len());
+                return Err(malformed(access, function, what));
+            }
+            Err(error) if is_too_much(&error) && part.len() > SMALL => most = SMALL,
+            Err(error) => return Err(access.failed(error)),
+        }
+    }
+    Ok(())
+}
+
 fn malformed(access: &Access, function: &'static str, what: String) -> Error {
-    access.failed(super::module::CallError {
+    access.failed(CallError {
         function,
-        answer: super::module::Answer::Malformed(what),
+        answer: Answer::Malformed(what),
     })
 }

@@ -1,10 +1,10 @@
 //! [`Pool`]: the workers of a key, each with its session.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::module::{ModuleSession, lock};
-use super::process::Deadline;
+use super::process::{Deadline, Signal};
 use super::session::Stamp;
 use super::worker::{Bell, NoAnswer, Worker};
 
@@ -29,7 +29,7 @@ pub(crate) struct Ready<H> {
 /// Workers, at most so many, started when they are needed and kept.
 pub(crate) struct Pool<H: Send + 'static> {
     state: Mutex<State<H>>,
-    freed: Condvar,
+    freed: Signal,
     max: usize,
     wait: Duration,
 }
@@ -61,7 +61,7 @@ impl<H: Send + 'static> Pool<H> {
                 open: 0,
                 closed: false,
             }),
-            freed: Condvar::new(),
+            freed: Signal::default(),
             max: max.max(1),
             wait,
         }
@@ -94,11 +94,7 @@ impl<H: Send + 'static> Pool<H> {
                 return Err(NoWorker::Busy);
             }
             waited = true;
-            state = self
-                .freed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.freed.wait_timeout(state, left);
         }
     }
 
@@ -116,11 +112,7 @@ impl<H: Send + 'static> Pool<H> {
                 if state.open == 0 || left.is_zero() {
                     return all && state.open == 0;
                 }
-                state = self
-                    .freed
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                state = self.freed.wait_timeout(state, left);
                 continue;
             }
             drop(state);

@@ -1,8 +1,8 @@
 //! State that belongs to one process, and deadlines.
 
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::module::lock;
@@ -168,6 +168,57 @@ pub(crate) fn block_sigpipe() {
             libc::sigemptyset(&mut signals);
             libc::sigaddset(&mut signals, libc::SIGPIPE);
             libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A condition variable whose notifications cost nothing while nobody waits. Each belongs to one mutex, which is held when
+/// the state that is waited for is changed.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    condvar: Condvar,
+    /// Changed by holders of the mutex alone, so whoever changed the state under it sees everybody who waits.
+    asleep: AtomicUsize,
+}
+
+impl Signal {
+    /// As [`Condvar::wait`].
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        let guard = self
+            .condvar
+            .wait(guard)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// As [`Condvar::wait_timeout`].
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        left: Duration,
+    ) -> MutexGuard<'a, T> {
+        self.asleep.fetch_add(1, Ordering::Relaxed);
+        let (guard, _) = self
+            .condvar
+            .wait_timeout(guard, left)
+            .unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// As [`Condvar::notify_one`].
+    pub(crate) fn notify_one(&self) {
+        if self.asleep.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_one();
+        }
+    }
+
+    /// As [`Condvar::notify_all`].
+    pub(crate) fn notify_all(&self) {
+        if self.asleep.load(Ordering::Relaxed) > 0 {
+            self.condvar.notify_all();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Finding a pair of keys on a token, and what is checked of them.
 
 use super::provision::{SecretKeyInfo, read_secret_keys};
-use super::{Direction, cbc, tag};
+use super::{decrypt, encrypt, tag};
 use crate::pkcs11::error::Error;
 use crate::pkcs11::find::why_unsafe;
 use crate::pkcs11::module::{
@@ -138,8 +138,9 @@ impl PairFilter {
         /// No Fernet token begins like this, so a tag of it is good for nothing else.
         const TEXT: &[u8; 32] = b"taskseal trial of a pair of keys";
         let key = keys.encrypting;
-        let block = cbc(access, session, key, Direction::Encrypt, [0; 16], TEXT)?;
-        let plain = cbc(access, session, key, Direction::Decrypt, [0; 16], &block)?;
+        let mut block = Vec::with_capacity(TEXT.len());
+        encrypt(access, session, key, [0; 16], TEXT, &mut block)?;
+        let plain = decrypt(access, session, key, [0; 16], &block)?;
         if plain.as_slice() != TEXT {
             return Err(self.unusable(
                 access,
@@ -148,7 +149,7 @@ impl PairFilter {
         }
         Ok(Trial {
             tag: tag(access, session, keys.signing, TEXT)?,
-            block: block.to_vec(),
+            block,
         })
     }
 
