@@ -1,5 +1,9 @@
 //! `taskseal fernet`, and where its keys come from.
 
+mod key;
+#[cfg(feature = "pkcs11")]
+mod token;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -7,11 +11,15 @@ use std::str::FromStr;
 use serde::Serialize;
 use taskseal::fernet::body::keys_from_env;
 use taskseal::fernet::software::SoftwareKeys;
+#[cfg(feature = "pkcs11")]
+use taskseal::pkcs11::Uri;
 use taskseal::{ErrorClass, Fernet, MultiFernet};
 
 use crate::args::Global;
+#[cfg(feature = "pkcs11")]
+use crate::args::fernet::GenerateArgs;
 use crate::args::fernet::{
-    DecryptArgs, EncryptArgs, FernetArgs, FernetCommand, FernetKeyCommand, GenerateArgs, RotateArgs,
+    DecryptArgs, EncryptArgs, FernetArgs, FernetCommand, FernetKeyCommand, RotateArgs,
 };
 use crate::failure::Failure;
 use crate::{input, output, secret};
@@ -21,6 +29,9 @@ use crate::{input, output, secret};
 pub(crate) enum KeySource {
     Variable(String),
     File(PathBuf),
+    /// Two keys on a token.
+    #[cfg(feature = "pkcs11")]
+    Token(Box<Uri>),
     /// A key on the command line, which is refused.
     KeyItself,
 }
@@ -34,6 +45,10 @@ impl FromStr for KeySource {
                 "" => Err("env: needs the name of a variable".to_owned()),
                 name => Ok(Self::Variable(name.to_owned())),
             };
+        }
+        #[cfg(feature = "pkcs11")]
+        if text.starts_with("pkcs11:") {
+            return Ok(Self::Token(crate::keys::token_uri(text)?));
         }
         // The parser's own error would quote it.
         if SoftwareKeys::from_text(text).is_ok() {
@@ -64,15 +79,24 @@ pub(crate) fn open_keys(sources: &[KeySource]) -> Result<MultiFernet, Failure> {
                 all.push(key(&text, &format!("the variable {name}"))?);
             }
             KeySource::File(path) => all.extend(from_file(path)?),
-            KeySource::KeyItself => {
-                let text = "a key itself was named, which everybody on this machine could read in the process list";
-                return Err(Failure::new("key", ErrorClass::Credential, text)
-                    .hint("make a new one, and name its file or env:NAME"));
+            #[cfg(feature = "pkcs11")]
+            KeySource::Token(uri) => {
+                let module = std::env::var_os("TASKSEAL_MODULE").map(PathBuf::from);
+                let keys = crate::token::builder(uri, module.as_deref()).open_fernet_keys()?;
+                all.push(Fernet::new(keys));
             }
+            KeySource::KeyItself => return Err(key_itself()),
         }
     }
     let first = all.remove(0);
     Ok(MultiFernet::new(first, all))
+}
+
+fn key_itself() -> Failure {
+    let text =
+        "a key itself was named, which everybody on this machine could read in the process list";
+    Failure::new("key", ErrorClass::Credential, text)
+        .hint("make a new one, and name its file or env:NAME")
 }
 
 /// One key on each line; empty lines and those that begin with # are none.
@@ -117,7 +141,17 @@ pub(crate) fn run(args: &FernetArgs, global: Global) -> Result<(), Failure> {
         FernetCommand::Decrypt(args) => decrypt(args, global),
         FernetCommand::Rotate(args) => rotate(args, global),
         FernetCommand::Key(args) => match &args.command {
-            FernetKeyCommand::Generate(args) => generate(args),
+            #[cfg(feature = "pkcs11")]
+            FernetKeyCommand::Generate(GenerateArgs {
+                key: Some(uri),
+                module,
+                ..
+            }) => token::generate(uri, module.as_deref(), global),
+            FernetKeyCommand::Generate(args) => key::generate(args.out.as_deref()),
+            #[cfg(feature = "pkcs11")]
+            FernetKeyCommand::Import(args) => token::import(args, global),
+            #[cfg(feature = "pkcs11")]
+            FernetKeyCommand::List(args) => token::list(args, global),
         },
     }
 }
@@ -164,23 +198,6 @@ fn rotate(args: &RotateArgs, global: Global) -> Result<(), Failure> {
     }
     out.flush()?;
     report(Some(count), bytes, global)
-}
-
-fn generate(args: &GenerateArgs) -> Result<(), Failure> {
-    let keys = SoftwareKeys::generate()?;
-    let Some(path) = &args.out else {
-        let mut out = std::io::stdout().lock();
-        out.write_all(keys.expose_text().as_bytes())?;
-        return Ok(out.write_all(b"\n")?);
-    };
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-        .open(path)
-        .and_then(|mut file| writeln!(file, "{}", keys.expose_text()))
-        .map_err(|error| Failure::file("write", path, &error))
 }
 
 fn write(bytes: &[u8], newline: bool) -> Result<(), Failure> {

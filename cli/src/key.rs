@@ -149,7 +149,7 @@ fn certificates(count: usize) -> String {
 }
 
 /// Green for what a key has to be, red for what makes taskseal refuse it.
-fn judged(is: Option<bool>, wanted: bool) -> Cell {
+pub(crate) fn judged(is: Option<bool>, wanted: bool) -> Cell {
     let style = if is == Some(wanted) {
         style::GOOD
     } else {

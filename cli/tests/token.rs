@@ -293,3 +293,71 @@ fn pins_of_a_new_token_may_come_from_variables() {
         .run(&format!("token init --label {}", "x".repeat(33)))
         .code(1);
 }
+
+#[cfg(feature = "software")]
+#[test]
+fn fernet_keys_in_the_token_encrypt_decrypt_rotate_and_are_not_made_twice() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    let uri = "pkcs11:token=test;object=queue";
+    let made = json_on_stdout(
+        &place
+            .run(&format!("fernet key generate --json --key {uri}"))
+            .success(),
+    );
+    assert_eq!(made.as_array().unwrap().len(), 2, "{made}");
+    for key in made.as_array().unwrap() {
+        assert_eq!(
+            (&key["sensitive"], &key["extractable"]),
+            (&true.into(), &false.into())
+        );
+    }
+    place
+        .run(&format!("fernet key generate --key {uri}"))
+        .failure()
+        .stderr(contains("a secret key with label \"queue\""));
+    place.run("fernet key generate --out old.key").success();
+    let old = stdout(
+        &place
+            .run("fernet encrypt --key old.key task.json")
+            .success(),
+    );
+    place.write("old.token", format!("{}\n", old.trim()));
+    let rotated = place.run(&format!(
+        "fernet rotate --key {uri} --key old.key old.token"
+    ));
+    place.write("token", stdout(&rotated.success()));
+    place
+        .run(&format!("fernet decrypt --key {uri} token"))
+        .success()
+        .stdout(BODY);
+    place
+        .run("fernet decrypt --key old.key token")
+        .code(1)
+        .stdout("");
+    // The same key in a file and in the token.
+    let copy = "pkcs11:token=test;object=copy";
+    place
+        .run(&format!("fernet key import --key {copy} old.key"))
+        .success()
+        .stderr(contains("whoever had it before"));
+    place
+        .run(&format!("fernet decrypt --key {copy} old.token"))
+        .success()
+        .stdout(BODY);
+    let listed = stdout(
+        &place
+            .run(&format!("fernet key list --key {copy}"))
+            .success(),
+    );
+    assert!(
+        listed.contains("generic secret") && listed.contains("AES"),
+        "{listed}"
+    );
+    assert!(!listed.contains("queue"), "{listed}");
+    place
+        .run("fernet encrypt --key pkcs11:token=test;object=nothing task.json")
+        .failure()
+        .stderr(contains("no generic secret with label \"nothing\""));
+}

@@ -74,6 +74,17 @@ impl SoftwareKeys {
         })
     }
 
+    /// The key's 32 bytes, for storing it: 16 to sign with, then 16 to encrypt with. Whoever has them reads and writes
+    /// everything under this key.
+    #[must_use]
+    pub fn expose_bytes(&self) -> [u8; 32] {
+        let decoded = URL_SAFE.decode(self.text.as_bytes()).map(Zeroizing::new);
+        decoded
+            .ok()
+            .and_then(|bytes| bytes.as_slice().try_into().ok())
+            .unwrap_or_default()
+    }
+
     /// The key's text, for storing it. Whoever has it reads and writes everything under this key.
     #[must_use]
     pub fn expose_text(&self) -> &str {

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use taskseal::Policy;
+#[cfg(feature = "pkcs11")]
+use taskseal::pkcs11::Uri;
 
+#[cfg(feature = "pkcs11")]
+use crate::args::token::TokenKeyOptions;
 use crate::fernet::KeySource;
 
 #[derive(Debug, Args)]
@@ -30,9 +34,10 @@ pub(crate) enum FernetCommand {
 /// Which keys.
 #[derive(Debug, Args)]
 pub(crate) struct FernetKeyOptions {
-    /// Where the keys are: a file with a key on each line, or env:NAME; repeatable, the first key encrypts and all decrypt
+    /// Where the keys are: a file with a key on each line, env:NAME, or the URI of two keys in a token; repeatable, the
+    /// first key encrypts and all decrypt
     /// [default: the variables KOMBU_FERNET_KEY and KOMBU_FERNET_KEY_PREVIOUS]
-    #[arg(long, value_name = "FILE|env:NAME")]
+    #[arg(long, value_name = "FILE|env:NAME|URI")]
     pub(crate) key: Vec<KeySource>,
     /// Longest input, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Policy::MAX_MESSAGE_LEN)]
@@ -97,8 +102,14 @@ pub(crate) struct FernetKeyArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FernetKeyCommand {
-    /// Generate a key in memory, and print it or write it to a file
+    /// Generate keys in a token, or one in memory that is printed or written to a file
     Generate(GenerateArgs),
+    /// Put an existing key into a token
+    #[cfg(feature = "pkcs11")]
+    Import(ImportArgs),
+    /// List the secret keys of a token
+    #[cfg(feature = "pkcs11")]
+    List(TokenKeyOptions),
 }
 
 #[derive(Debug, Args)]
@@ -106,12 +117,38 @@ pub(crate) enum FernetKeyCommand {
 Examples:
   taskseal fernet key generate --out fernet.key      # readable for you alone
   export KOMBU_FERNET_KEY=$(taskseal fernet key generate)
+  taskseal fernet key generate --key 'pkcs11:token=prod;object=queue?module-name=softhsm2'
 
-Whoever has the key reads everything that is encrypted with it, and can make more of it.")]
+Whoever has the key reads everything that is encrypted with it, and can make more of it. In a token it is two keys that \
+cannot be read, a generic secret and an AES key, with one label and ids of their own.")]
 pub(crate) struct GenerateArgs {
+    /// The token, and the label of its two new keys, as a PKCS#11 URI (RFC 7512); without it a key is made in memory
+    #[cfg(feature = "pkcs11")]
+    #[arg(long, value_name = "URI", value_parser = crate::keys::token_uri, conflicts_with = "out")]
+    pub(crate) key: Option<Box<Uri>>,
+    /// PKCS#11 module (shared library), where the URI has no module-path
+    #[cfg(feature = "pkcs11")]
+    #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]
+    pub(crate) module: Option<PathBuf>,
     /// New file to write, instead of stdout; one that is there is left alone
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[cfg(feature = "pkcs11")]
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  taskseal fernet key import --key 'pkcs11:token=prod;object=queue' fernet.key
+  taskseal fernet key import --key 'pkcs11:token=prod;object=queue' env:KOMBU_FERNET_KEY
+
+Afterwards the token makes the very same Fernet tokens. Whoever had the key before still has it.")]
+pub(crate) struct ImportArgs {
+    #[command(flatten)]
+    pub(crate) key: TokenKeyOptions,
+    /// The Fernet key: a file, or env:NAME
+    #[arg(value_name = "FILE|env:NAME")]
+    pub(crate) from: KeySource,
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
