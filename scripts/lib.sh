@@ -249,13 +249,13 @@ package_version() {
     printf '%s\n' "${version%+dfsg*}"
 }
 
-# run_matrix NAME: runs tests/matrix.rs on the module that TASKSEAL_MATRIX_* describe (see that file). The lock-out comes
+# run_matrix NAME: runs tests/matrix*.rs on the module that TASKSEAL_MATRIX_* describe (see that file). The lock-out comes
 # last and in a process of its own: its token is of no use afterwards.
 run_matrix() {
     export TASKSEAL_MATRIX_NAME=$1
     rm -f "target/matrix/$1.json"
     # The same packages and features as in scripts/test, so that nothing is built twice.
-    local run=(cargo test --locked --quiet --workspace --test matrix --)
+    local run=(cargo test --locked --quiet --workspace --test 'matrix*' --)
     "${run[@]}" --skip locking_out && "${run[@]}" locking_out
 }
 

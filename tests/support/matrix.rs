@@ -94,6 +94,7 @@ impl Fixture {
     /// * `destroyed=signs`: it goes on signing with a key that was destroyed
     /// * `logout=own`: what other parts of the process do does not reach our sessions
     /// * `fork=refused`: a forked child gets an error
+    /// * `secret=none`: it makes no secret keys, so none of Fernet's
     pub fn expects(&self, name: &str) -> Option<&str> {
         let mut words = self.expect.split_whitespace();
         words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
