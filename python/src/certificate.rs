@@ -6,9 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::IntoPyErr as _;
 use crate::input::Input;
-use crate::logging::detached;
 
 /// An X.509 certificate with an RSA key, and Celery's name for it.
 #[pyclass(frozen, eq, hash, module = "taskseal", from_py_object)]

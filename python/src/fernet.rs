@@ -9,9 +9,9 @@ use taskseal::fernet::{Fernet as Keys, FernetError, MultiFernet as ManyKeys};
 use zeroize::Zeroizing;
 
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::Input;
-use crate::logging::detached;
 
 /// Encrypts and authenticates bytes under one key, as Python's `cryptography.fernet` does.
 #[pyclass(frozen, module = "taskseal", from_py_object)]

@@ -13,9 +13,9 @@ use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::Input;
-use crate::logging::detached;
 use crate::signer::Signer;
 
 /// A private RSA key without a certificate.

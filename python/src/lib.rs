@@ -4,11 +4,13 @@
 //!
 //! * The GIL is released around every signature and verification.
 //! * What Python code can change (a store, the token that was opened) is read and written with the GIL held, and for a
-//!   moment only. A fork holds the GIL too, so a child never inherits a lock that somebody else had.
+//!   moment only. A fork holds the GIL too, and waits for work without it, so a child never inherits a lock that
+//!   somebody else had.
 //! * No error, `repr` or log line holds a PIN, a password, a key or the body of a message.
 
 mod certificate;
 mod choices;
+mod detach;
 mod errors;
 mod fernet;
 mod input;
@@ -25,7 +27,12 @@ use pyo3::prelude::*;
 /// The compiled half of taskseal.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    logging::install(module.py())?;
+    // Now, and not by the first call that needs them: a fork during an import leaves the child with a locked module.
+    for name in ["json", "logging", "taskseal.errors"] {
+        module.py().import(name)?;
+    }
+    logging::install();
+    detach::watch_forks(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<certificate::Certificate>()?;
     module.add_class::<signer::Signer>()?;

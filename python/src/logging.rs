@@ -12,7 +12,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyDict};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -33,26 +32,28 @@ struct Line {
     text: String,
 }
 
-/// Makes this the place where `tracing` events of the library go, and keeps forks from copying a locked queue.
-pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
-    if tracing::subscriber::set_global_default(Queue).is_err() {
-        // A second interpreter in this process: the first one logs.
-        return Ok(());
-    }
-    let hook = |lock: bool| {
-        PyCFunction::new_closure(py, None, None, move |_, _| {
-            HELD.with(|held| *held.borrow_mut() = lock.then(waiting));
-        })
-    };
-    let hooks = PyDict::new(py);
-    hooks.set_item("before", hook(true)?)?;
-    hooks.set_item("after_in_parent", hook(false)?)?;
-    hooks.set_item("after_in_child", hook(false)?)?;
-    // Not on Windows, which has no fork.
-    if let Ok(register) = py.import("os")?.getattr("register_at_fork") {
-        register.call((), Some(&hooks))?;
-    }
-    Ok(())
+/// Makes this the place where `tracing` events of the library go.
+pub(crate) fn install() {
+    // It fails in a second interpreter of this process: then the first one logs.
+    let _ = tracing::subscriber::set_global_default(Queue);
+}
+
+/// Keeps the queue for a fork, so that the child does not find it locked by a thread that it does not have.
+pub(crate) fn hold() {
+    HELD.with(|held| *held.borrow_mut() = Some(waiting()));
+}
+
+/// Ends [`hold`], in parent and child.
+pub(crate) fn release() {
+    HELD.with(|held| *held.borrow_mut() = None);
+}
+
+/// Runs `work` and drops what this thread says meanwhile.
+pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
+    QUIET.set(true);
+    let done = work();
+    QUIET.set(false);
+    done
 }
 
 thread_local! {
@@ -64,23 +65,6 @@ thread_local! {
 
 fn waiting() -> MutexGuard<'static, VecDeque<Line>> {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs `work` without the GIL, then logs what was said meanwhile.
-pub(crate) fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
-    let done = py.detach(work);
-    flush(py);
-    done
-}
-
-/// As [`detached`], for work whose refusals the caller logs with more than the library knows.
-pub(crate) fn detached_quietly<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
-    detached(py, || {
-        QUIET.set(true);
-        let done = work();
-        QUIET.set(false);
-        done
-    })
 }
 
 /// Logs what is waiting. What goes wrong in a handler is the handler's matter, as everywhere in `logging`.

@@ -9,10 +9,11 @@ use taskseal::message::{Destination, MessageError, MessageSealError, OpenedMessa
 
 use crate::certificate::Certificate;
 use crate::choices;
+use crate::detach::{detached, detached_quietly};
 use crate::errors::IntoPyErr as _;
 use crate::fernet::Fernet;
 use crate::input::Input;
-use crate::logging::{self, detached, detached_quietly};
+use crate::logging;
 use crate::open::Policy;
 use crate::signer::Signer;
 use crate::store::CertStore;

@@ -8,9 +8,10 @@ use taskseal::envelope::dangerous_inspect_unverified;
 
 use crate::certificate::Certificate;
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::Input;
-use crate::logging::{self, detached};
+use crate::logging;
 use crate::store::CertStore;
 
 /// What an opener accepts. Closed by default; each argument opens it a little.

@@ -5,9 +5,10 @@ use pyo3::types::{PyBytes, PyDict, PyString};
 use taskseal::envelope::Format;
 
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, python};
 use crate::input::Input;
-use crate::logging::{self, detached};
+use crate::logging;
 use crate::signer::Signer;
 
 /// Seals messages with one signer, in one format, with one inner content type.

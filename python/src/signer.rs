@@ -11,10 +11,11 @@ use taskseal::{SoftwareKey, SoftwareSigner};
 
 use crate::certificate::Certificate;
 use crate::choices;
+use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::Input;
 use crate::key::{PrivateKey, TokenKey};
-use crate::logging::{self, detached};
+use crate::logging;
 
 /// A private RSA key with its certificate, which signs messages with RSA-PSS.
 #[pyclass(frozen, module = "taskseal")]

@@ -18,7 +18,7 @@ app.conf.update(
     sealing_encryption_keys=os.environ.get("TEST_ENCRYPTION_KEYS", "").split(),
     sealing_reload_interval=0.5,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 5, "unacked_restore_limit": 1},
+    broker_transport_options={"visibility_timeout": int(os.environ.get("TEST_VISIBILITY", "3600"))},
     result_extended=True,
     worker_prefetch_multiplier=4,
     # Events and remote control are sealed with everything else.
