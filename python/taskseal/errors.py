@@ -3,6 +3,8 @@
 No text of an exception holds a PIN, a password, a key or the body of a message.
 """
 
+from typing import Any
+
 
 class TasksealError(Exception):
     """Something that taskseal did not do, with what a caller may do about it.
@@ -11,16 +13,16 @@ class TasksealError(Exception):
     ``rejected``.
     """
 
-    def __init__(self, text="", error_class="permanent"):
+    def __init__(self, text: str = "", error_class: str = "permanent") -> None:
         super().__init__(text)
         self.error_class = error_class
 
     @property
-    def is_retryable(self):
+    def is_retryable(self) -> bool:
         """Whether the same call may be tried again without anybody changing anything."""
         return self.error_class in ("transient", "session-lost", "busy", "timeout")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.error_class)
 
 
@@ -51,11 +53,11 @@ class SealError(TasksealError):
 class OpenError(TasksealError):
     """A message that was refused. ``reason`` says why in one stable word, such as ``bad-signature``."""
 
-    def __init__(self, text="", error_class="rejected", reason=""):
+    def __init__(self, text: str = "", error_class: str = "rejected", reason: str = "") -> None:
         super().__init__(text, error_class)
         self.reason = reason
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.error_class, self.reason)
 
 
