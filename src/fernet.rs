@@ -49,26 +49,31 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
     fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
 
     /// Encrypts everything of `token` after its first `header` bytes in place and returns the tag of all of it. For keys
-    /// that do both for the price of one call.
+    /// that do both for the price of one call. After an error `token` may hold anything.
     ///
     /// # Errors
     /// [`FernetError::Keys`] when the keys cannot be used.
-    fn seal(&self, iv: [u8; 16], token: &mut [u8], header: usize) -> Result<[u8; 32], FernetError> {
+    fn seal(
+        &self,
+        iv: [u8; 16],
+        token: &mut Vec<u8>,
+        header: usize,
+    ) -> Result<[u8; 32], FernetError> {
         self.encrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())?;
         self.mac(token)
     }
 
     /// Verifies the tag of `token` with [`tags_match`], and only then decrypts everything after its first `header` bytes
-    /// in place.
+    /// in place. A token that is refused stays as it is; after another error it may hold anything.
     ///
     /// # Errors
     /// [`FernetError::Refused`] when the tag is not these keys', [`FernetError::Keys`] when the keys cannot be used.
     fn open(
         &self,
         iv: [u8; 16],
-        token: &mut [u8],
+        token: &mut Vec<u8>,
         header: usize,
-        tag: &[u8],
+        tag: &[u8; 32],
     ) -> Result<(), FernetError> {
         tags_match(&self.mac(token)?, tag)?;
         self.decrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())
@@ -79,7 +84,7 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
 ///
 /// # Errors
 /// [`FernetError::Refused`] when they differ.
-pub fn tags_match(ours: &[u8; 32], theirs: &[u8]) -> Result<(), FernetError> {
+pub fn tags_match(ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(), FernetError> {
     constant_time::verify_slices_are_equal(ours, theirs).map_err(|_| FernetError::Refused)
 }
 
@@ -215,15 +220,15 @@ impl Fernet {
 
     /// Verifies the tag.
     fn check(&self, token: &Token) -> Result<(), FernetError> {
-        tags_match(&self.keys.mac(token.signed())?, token.tag())
+        tags_match(&self.keys.mac(&token.signed)?, &token.tag)
     }
 
     /// Verifies the tag and decrypts the token in place; as it was when the tag is another's.
     fn open(&self, token: &mut Token) -> Result<(), FernetError> {
         let iv = token.iv();
-        let signed = token.0.len() - TAG;
-        let (signed, tag) = token.0.split_at_mut(signed);
-        self.keys.open(iv, signed, HEADER, tag)
+        self.keys.open(iv, &mut token.signed, HEADER, &token.tag)?;
+        token.decrypted = true;
+        Ok(())
     }
 }
 
@@ -326,11 +331,18 @@ impl From<Fernet> for MultiFernet {
 }
 
 /// The bytes of a token of the right version and of a possible length. What is decrypted and not handed out is zeroised.
-struct Token(Vec<u8>);
+struct Token {
+    /// What the tag covers; with the data instead of the ciphertext once it is decrypted.
+    signed: Vec<u8>,
+    tag: [u8; TAG],
+    decrypted: bool,
+}
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.0.zeroize();
+        if self.decrypted {
+            self.signed.zeroize();
+        }
     }
 }
 
@@ -339,35 +351,35 @@ impl Token {
         if text.len() > Fernet::MAX_TOKEN_LEN {
             return Err(FernetError::Refused);
         }
-        let bytes = decode_url(text).ok_or(FernetError::Refused)?;
-        let ciphertext = bytes
-            .len()
-            .checked_sub(HEADER + TAG)
+        let mut signed = decode_url(text).ok_or(FernetError::Refused)?;
+        let (rest, tag) = signed.split_last_chunk().ok_or(FernetError::Refused)?;
+        let (len, tag) = (rest.len(), *tag);
+        signed.truncate(len);
+        let blocks = len
+            .checked_sub(HEADER)
             .filter(|len| *len >= BLOCK && len.is_multiple_of(BLOCK));
-        if ciphertext.is_none() || bytes.first() != Some(&VERSION) {
+        if blocks.is_none() || signed.first() != Some(&VERSION) {
             return Err(FernetError::Refused);
         }
-        Ok(Self(bytes))
-    }
-
-    /// What the tag covers.
-    fn signed(&self) -> &[u8] {
-        self.0.split_at(self.0.len() - TAG).0
-    }
-
-    fn tag(&self) -> &[u8] {
-        self.0.split_at(self.0.len() - TAG).1
+        Ok(Self {
+            signed,
+            tag,
+            decrypted: false,
+        })
     }
 
     fn iv(&self) -> [u8; 16] {
-        self.0
+        self.signed
             .get(9..HEADER)
             .and_then(|iv| iv.try_into().ok())
             .unwrap_or_default()
     }
 
     fn seconds(&self) -> u64 {
-        let seconds = self.0.get(1..9).and_then(|bytes| bytes.try_into().ok());
+        let seconds = self
+            .signed
+            .get(1..9)
+            .and_then(|bytes| bytes.try_into().ok());
         seconds.map_or(0, u64::from_be_bytes)
     }
 
@@ -378,8 +390,7 @@ impl Token {
     /// The data of a token that was decrypted, if it is of its time and rightly padded.
     fn into_data(mut self, ttl: Option<Duration>, at: SystemTime) -> Result<Vec<u8>, FernetError> {
         let fresh = self.check_age(ttl, at).is_ok();
-        let data = &mut self.0;
-        data.truncate(data.len() - TAG);
+        let data = &mut self.signed;
         let padding = usize::from(data.last().copied().unwrap_or_default());
         let start = data
             .len()

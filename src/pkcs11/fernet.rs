@@ -4,39 +4,37 @@
 //! They share a label and have ids of their own, because some tokens overwrite a secret key by one with its id. Padding
 //! and the comparison of tags are done on the host: one module never checks padding.
 
+mod cipher;
 mod find;
 mod provision;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use zeroize::Zeroizing;
 
+use self::cipher::{Work, tag};
 use self::find::{Handles, PairFilter};
 pub use self::provision::{
     SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
 };
 use super::error::Error;
 use super::health::{Health, Statistics};
-use super::module::{
-    Answer, CallError, CipherMechanism, ModuleSession, ObjectHandle, SignMechanism,
-};
+use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::Ready;
 use super::process::{Deadline, PerProcess};
 use super::recovery::{Connection, Limits, Target};
-use super::rv::Rv;
 use super::session::Access;
 use super::uri::ObjectType;
 use super::{Builder, TokenInfo, Uri};
-use crate::error::ErrorClass;
 use crate::fernet::{FernetError, FernetKeys, tags_match};
 
 /// Fernet's two keys on a token: they encrypt and decrypt as keys in memory do, and never leave it.
 ///
 /// May be used from many threads at once, and in a process that was forked after they were opened. Sessions, deadlines
-/// and recovery are those of [`Pkcs11Signer`](super::Pkcs11Signer); data in memory is at most four times the token's size.
+/// and recovery are those of [`Pkcs11Signer`](super::Pkcs11Signer); data in memory is at most three times the token's size.
 ///
 /// ```no_run
 /// use taskseal::fernet::Fernet;
@@ -60,11 +58,6 @@ pub struct Pkcs11FernetKeys {
 struct Core {
     target: Target<PairFilter>,
 }
-
-/// How much data goes to the token at a time, in bytes. A multiple of 16.
-const LARGE: usize = 1024 * 1024;
-/// The same, where the token called that too much.
-const SMALL: usize = 4096;
 
 impl Pkcs11FernetKeys {
     /// Opens the keys whose label the URI names (`object`), with the default choices of the [`Builder`].
@@ -238,57 +231,67 @@ impl FernetKeys for Pkcs11FernetKeys {
     }
 
     fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
-        let plain = Zeroizing::new(blocks.to_vec());
+        let work = Mutex::new(Work::new(blocks.to_vec(), 0, iv));
         let cipher = self.ask(move |access, session, keys| {
-            let mut cipher = Vec::with_capacity(plain.len());
-            let key = keys.encrypting;
-            encrypt(access, session, key, iv, &plain, &mut cipher)?;
-            Ok(cipher)
+            let mut work = lock(&work);
+            work.encrypt(access, session, keys.encrypting)?;
+            Ok(work.take())
         })?;
-        copy(blocks, &cipher)
+        blocks.copy_from_slice(&cipher);
+        Ok(())
     }
 
     fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
-        let cipher = blocks.to_vec();
+        let work = Mutex::new(Work::new(blocks.to_vec(), 0, iv));
         let plain = self.ask(move |access, session, keys| {
-            decrypt(access, session, keys.encrypting, iv, &cipher)
+            let mut work = lock(&work);
+            work.decrypt(access, session, keys.encrypting)?;
+            Ok(work.take())
         })?;
-        copy(blocks, &plain)
+        blocks.copy_from_slice(&Zeroizing::new(plain));
+        Ok(())
     }
 
-    fn seal(&self, iv: [u8; 16], token: &mut [u8], header: usize) -> Result<[u8; 32], FernetError> {
-        let plain = Zeroizing::new(token.to_vec());
+    fn seal(
+        &self,
+        iv: [u8; 16],
+        token: &mut Vec<u8>,
+        header: usize,
+    ) -> Result<[u8; 32], FernetError> {
+        let work = Mutex::new(Work::new(std::mem::take(token), header, iv));
         let (sealed, tag) = self.ask(move |access, session, keys| {
-            let (header, blocks) = plain.split_at(header.min(plain.len()));
-            let mut sealed = Vec::with_capacity(plain.len());
-            sealed.extend_from_slice(header);
-            let key = keys.encrypting;
-            encrypt(access, session, key, iv, blocks, &mut sealed)?;
-            let tag = tag(access, session, keys.signing, &sealed)?;
-            Ok((sealed, tag))
+            let mut work = lock(&work);
+            work.encrypt(access, session, keys.encrypting)?;
+            let tag = tag(access, session, keys.signing, &work.data)?;
+            Ok((work.take(), tag))
         })?;
-        copy(token, &sealed)?;
+        *token = sealed;
         Ok(tag)
     }
 
     fn open(
         &self,
         iv: [u8; 16],
-        token: &mut [u8],
+        token: &mut Vec<u8>,
         header: usize,
-        theirs: &[u8],
+        theirs: &[u8; 32],
     ) -> Result<(), FernetError> {
-        let (sealed, theirs) = (token.to_vec(), theirs.to_vec());
-        let plain = self.ask(move |access, session, keys| {
-            let ours = tag(access, session, keys.signing, &sealed)?;
-            if tags_match(&ours, &theirs).is_err() {
-                return Ok(None);
+        let theirs = *theirs;
+        let work = Mutex::new(Work::new(std::mem::take(token), header, iv));
+        let (opened, verified) = self.ask(move |access, session, keys| {
+            let mut work = lock(&work);
+            if !work.verified {
+                let ours = tag(access, session, keys.signing, &work.data)?;
+                if tags_match(&ours, &theirs).is_err() {
+                    return Ok((work.take(), Err(FernetError::Refused)));
+                }
+                work.verified = true;
             }
-            let blocks = sealed.get(header..).unwrap_or_default();
-            decrypt(access, session, keys.encrypting, iv, blocks).map(Some)
+            work.decrypt(access, session, keys.encrypting)?;
+            Ok((work.take(), Ok(())))
         })?;
-        let plain = plain.ok_or(FernetError::Refused)?;
-        copy(token.get_mut(header..).unwrap_or_default(), &plain)
+        *token = opened;
+        verified
     }
 }
 
@@ -301,129 +304,9 @@ impl fmt::Debug for Pkcs11FernetKeys {
     }
 }
 
-fn copy(to: &mut [u8], from: &[u8]) -> Result<(), FernetError> {
-    if to.len() != from.len() {
-        return Err(FernetError::Keys {
-            class: ErrorClass::Permanent,
-            source: "an answer of another length than was asked for".into(),
-        });
-    }
-    to.copy_from_slice(from);
-    Ok(())
-}
-
 fn refused(error: Error) -> FernetError {
     FernetError::Keys {
         class: error.class(),
         source: Box::new(error),
     }
-}
-
-/// HMAC-SHA256 on the token.
-fn tag(
-    access: &Access,
-    session: &dyn ModuleSession,
-    key: ObjectHandle,
-    message: &[u8],
-) -> Result<[u8; 32], Error> {
-    let mechanism = SignMechanism::Sha256Hmac;
-    let in_parts = |len| {
-        session.sign_init(mechanism, key)?;
-        for part in message.chunks(len) {
-            session.sign_update(part)?;
-        }
-        session.sign_final()
-    };
-    let tag = match message.len() {
-        0..=LARGE => session.sign(mechanism, key, message),
-        _ => in_parts(LARGE),
-    };
-    let tag = match tag {
-        Err(call) if is_too_much(&call) && message.len() > SMALL => in_parts(SMALL),
-        tag => tag,
-    };
-    let tag = tag.map_err(|call| access.failed(call))?;
-    let len = tag.len();
-    tag.try_into()
-        .map_err(|_| malformed(access, "C_Sign", format!("a tag of {len} bytes")))
-}
-
-/// Whether the token wants less data in one call.
-fn is_too_much(call: &CallError) -> bool {
-    call.is(Rv::DATA_LEN_RANGE) || call.is(Rv::ENCRYPTED_DATA_LEN_RANGE)
-}
-
-/// AES-128-CBC over whole blocks on the token, added to `out`.
-fn encrypt(
-    access: &Access,
-    session: &dyn ModuleSession,
-    key: ObjectHandle,
-    mut iv: [u8; 16],
-    blocks: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), Error> {
-    in_parts(access, "C_Encrypt", blocks, |part| {
-        let done = session.encrypt(CipherMechanism::AesCbc { iv }, key, part)?;
-        out.extend_from_slice(&done);
-        // The last block of ciphertext of one part is the initialisation vector of the next.
-        iv = done.last_chunk().copied().unwrap_or(iv);
-        Ok(done.len())
-    })
-}
-
-/// The reverse of [`encrypt`].
-fn decrypt(
-    access: &Access,
-    session: &dyn ModuleSession,
-    key: ObjectHandle,
-    mut iv: [u8; 16],
-    blocks: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let mut all = Zeroizing::new(Vec::new());
-    in_parts(access, "C_Decrypt", blocks, |part| {
-        let done = session.decrypt(CipherMechanism::AesCbc { iv }, key, part)?;
-        let len = done.len();
-        if part.len() == blocks.len() {
-            *all = done;
-        } else {
-            let missing = blocks.len() - all.len();
-            all.reserve_exact(missing);
-            all.extend_from_slice(&Zeroizing::new(done));
-        }
-        iv = part.last_chunk().copied().unwrap_or(iv);
-        Ok(len)
-    })?;
-    Ok(all)
-}
-
-/// Does something with all of `blocks`, as much at a time as the token takes; it gives the length of what came out, which
-/// is that of what went in.
-fn in_parts(
-    access: &Access,
-    function: &'static str,
-    blocks: &[u8],
-    mut call: impl FnMut(&[u8]) -> Result<usize, CallError>,
-) -> Result<(), Error> {
-    let mut left = blocks;
-    let mut most = LARGE;
-    while !left.is_empty() {
-        let (part, rest) = left.split_at(most.min(left.len()));
-        match call(part) {
-            Ok(len) if len == part.len() => left = rest,
-            Ok(len) => {
-                let what = format!("{len} bytes for {}", part.len());
-                return Err(malformed(access, function, what));
-            }
-            Err(error) if is_too_much(&error) && part.len() > SMALL => most = SMALL,
-            Err(error) => return Err(access.failed(error)),
-        }
-    }
-    Ok(())
-}
-
-fn malformed(access: &Access, function: &'static str, what: String) -> Error {
-    access.failed(CallError {
-        function,
-        answer: Answer::Malformed(what),
-    })
 }

@@ -1,7 +1,7 @@
 //! Finding a pair of keys on a token, and what is checked of them.
 
+use super::cipher::{Work, tag};
 use super::provision::{SecretKeyInfo, read_secret_keys};
-use super::{decrypt, encrypt, tag};
 use crate::pkcs11::error::Error;
 use crate::pkcs11::find::why_unsafe;
 use crate::pkcs11::module::{
@@ -138,9 +138,12 @@ impl PairFilter {
         /// No Fernet token begins like this, so a tag of it is good for nothing else.
         const TEXT: &[u8; 32] = b"taskseal trial of a pair of keys";
         let key = keys.encrypting;
-        let mut block = Vec::with_capacity(TEXT.len());
-        encrypt(access, session, key, [0; 16], TEXT, &mut block)?;
-        let plain = decrypt(access, session, key, [0; 16], &block)?;
+        let mut work = Work::new(TEXT.to_vec(), 0, [0; 16]);
+        work.encrypt(access, session, key)?;
+        let block = work.take();
+        let mut work = Work::new(block.clone(), 0, [0; 16]);
+        work.decrypt(access, session, key)?;
+        let plain = work.take();
         if plain.as_slice() != TEXT {
             return Err(self.unusable(
                 access,

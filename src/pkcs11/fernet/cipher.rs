@@ -1,0 +1,151 @@
+//! What the token does: HMAC-SHA256 and AES-128-CBC, as much in one call as it takes.
+
+use zeroize::Zeroizing;
+
+use crate::pkcs11::error::Error;
+use crate::pkcs11::module::{
+    Answer, CallError, CipherMechanism, ModuleSession, ObjectHandle, SignMechanism,
+};
+use crate::pkcs11::rv::Rv;
+use crate::pkcs11::session::Access;
+
+/// How much data goes to the token at a time, in bytes. A multiple of 16.
+const LARGE: usize = 1024 * 1024;
+/// The same, where the token called that too much.
+const SMALL: usize = 4096;
+
+/// Data on its way through the token. When a call fails, another session goes on where this one came to.
+pub(super) struct Work {
+    pub(super) data: Zeroizing<Vec<u8>>,
+    pub(super) verified: bool,
+    /// So many bytes are done, or are none of the blocks.
+    done: usize,
+    /// For the next block: the last block of ciphertext before it.
+    iv: [u8; 16],
+}
+
+impl Work {
+    /// Whole blocks after `header` bytes.
+    pub(super) fn new(data: Vec<u8>, header: usize, iv: [u8; 16]) -> Self {
+        Self {
+            data: Zeroizing::new(data),
+            verified: false,
+            done: header,
+            iv,
+        }
+    }
+
+    /// The data, when all is done.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut *self.data)
+    }
+
+    /// Encrypts the blocks in place.
+    pub(super) fn encrypt(
+        &mut self,
+        access: &Access,
+        session: &dyn ModuleSession,
+        key: ObjectHandle,
+    ) -> Result<(), Error> {
+        self.in_parts(access, "C_Encrypt", |iv, part| {
+            let cipher = session.encrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+            let next = cipher.last_chunk().copied().unwrap_or(iv);
+            Ok((replace(part, &cipher), next))
+        })
+    }
+
+    /// Decrypts the blocks in place.
+    pub(super) fn decrypt(
+        &mut self,
+        access: &Access,
+        session: &dyn ModuleSession,
+        key: ObjectHandle,
+    ) -> Result<(), Error> {
+        self.in_parts(access, "C_Decrypt", |iv, part| {
+            let plain = session.decrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+            let next = part.last_chunk().copied().unwrap_or(iv);
+            Ok((replace(part, &Zeroizing::new(plain)), next))
+        })
+    }
+
+    fn in_parts(
+        &mut self,
+        access: &Access,
+        function: &'static str,
+        call: impl Fn([u8; 16], &mut [u8]) -> Result<(usize, [u8; 16]), CallError>,
+    ) -> Result<(), Error> {
+        let mut most = LARGE;
+        while let Some(left) = self
+            .data
+            .get_mut(self.done..)
+            .filter(|left| !left.is_empty())
+        {
+            let len = most.min(left.len());
+            let part = left.split_at_mut(len).0;
+            let (answered, next) = match call(self.iv, part) {
+                Ok(done) => done,
+                Err(error) if is_too_much(&error) && len > SMALL => {
+                    most = SMALL;
+                    continue;
+                }
+                Err(error) => return Err(access.failed(error)),
+            };
+            if answered != len {
+                let what = format!("{answered} bytes for {len}");
+                return Err(malformed(access, function, what));
+            }
+            self.iv = next;
+            self.done += len;
+        }
+        Ok(())
+    }
+}
+
+/// Puts the answer in the place of what was asked, if it is as long; how long it is.
+fn replace(part: &mut [u8], answer: &[u8]) -> usize {
+    if part.len() == answer.len() {
+        part.copy_from_slice(answer);
+    }
+    answer.len()
+}
+
+/// HMAC-SHA256 on the token.
+pub(super) fn tag(
+    access: &Access,
+    session: &dyn ModuleSession,
+    key: ObjectHandle,
+    message: &[u8],
+) -> Result<[u8; 32], Error> {
+    let mechanism = SignMechanism::Sha256Hmac;
+    let in_parts = |len| {
+        session.sign_init(mechanism, key)?;
+        for part in message.chunks(len) {
+            session.sign_update(part)?;
+        }
+        session.sign_final()
+    };
+    let tag = match message.len() {
+        0..=LARGE => session.sign(mechanism, key, message),
+        _ => in_parts(LARGE),
+    };
+    let tag = match tag {
+        Err(call) if is_too_much(&call) && message.len() > SMALL => in_parts(SMALL),
+        tag => tag,
+    };
+    let tag = tag.map_err(|call| access.failed(call))?;
+    let len = tag.len();
+    tag.try_into()
+        .map_err(|_| malformed(access, "C_Sign", format!("a tag of {len} bytes")))
+}
+
+/// Whether the token wants less data in one call.
+fn is_too_much(call: &CallError) -> bool {
+    call.is(Rv::DATA_LEN_RANGE) || call.is(Rv::ENCRYPTED_DATA_LEN_RANGE)
+}
+
+fn malformed(access: &Access, function: &'static str, what: String) -> Error {
+    access.failed(CallError {
+        function,
+        answer: Answer::Malformed(what),
+    })
+}
