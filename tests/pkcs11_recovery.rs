@@ -325,8 +325,9 @@ fn a_token_that_stays_empty_costs_one_deadline_and_then_nothing() {
             let begun = Instant::now();
             let error = sign(&key).unwrap_err();
             assert_eq!(error.class(), ErrorClass::Transient, "{error}");
-            slow += usize::from(begun.elapsed() > deadline / 2);
+            slow += usize::from(begun.elapsed() > deadline * 9 / 10);
         }
+        // The first one did not give up before its time, which a long pause before the deadline once made it do.
         assert_eq!((slow, faults.count("C_Finalize")), (1, 1));
         faults.objects_hidden.store(false, Ordering::SeqCst);
         let start = Instant::now();

@@ -58,8 +58,9 @@ impl Pause {
     const FIRST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_secs(1);
 
-    /// Sleeps, not beyond the moment from which the module may be started anew; `false`, at once, when the deadline
-    /// would pass meanwhile.
+    /// Sleeps, not beyond the moment from which the module may be started anew, and for half of the time that is left at
+    /// most: a call that gives up with a long pause before it wastes what it has. `false`, at once, when next to nothing
+    /// is left.
     pub(super) fn sleep(&mut self, next_start: Option<Instant>, deadline: Deadline) -> bool {
         let whole = Self::FIRST
             .saturating_mul(1 << self.0.min(10))
@@ -73,10 +74,11 @@ impl Pause {
         let pause = next_start.map_or(pause, |next| {
             pause.min(next.saturating_duration_since(Instant::now()))
         });
-        if pause >= deadline.left() {
+        let most = deadline.left() / 2;
+        if most < Self::FIRST {
             return false;
         }
-        std::thread::sleep(pause);
+        std::thread::sleep(pause.min(most));
         true
     }
 }

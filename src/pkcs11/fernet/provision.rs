@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroize as _;
 
+use super::find::PairFilter;
 use crate::certificate::hex;
 use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::{Error, object_name};
@@ -84,7 +85,7 @@ pub fn list_secret_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> 
 ///
 /// # Errors
 /// [`Error::Exists`] when a secret key has that label; [`Error::Argument`] for a label that is not possible;
-/// [`Error::Call`] when the token makes no such keys, after which it has neither.
+/// [`Error::Call`] when the token makes no such keys, or none that encrypt, after which it has neither.
 pub fn generate_fernet_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> {
     make_pair(builder, |session, half, template| {
         let mut template = template.to_vec();
@@ -211,6 +212,10 @@ fn make_pair(
             reason: "the token did not keep CKA_SENSITIVE and CKA_EXTRACTABLE as asked; the new keys were destroyed",
         });
     }
+    // p11-kit-client makes keys of any kind, and lets none of these encrypt.
+    PairFilter::new(label.clone(), false)
+        .check(&access, session)
+        .inspect_err(|_| undo(session, &made))?;
     tracing::info!(label, token = %access.token, "Fernet keys made");
     Ok(keys.into_iter().map(|(_, info)| info).collect())
 }
@@ -247,7 +252,8 @@ pub(super) fn read_secret_keys(
             label: attributes.text(Kind::Label).unwrap_or_default(),
             id: attributes.bytes(Kind::Id).unwrap_or_default().to_vec(),
             key_type: attributes.key_type(),
-            len: attributes.number(Kind::ValueLen),
+            // openCryptoki says 0 of a generic secret that was imported.
+            len: attributes.number(Kind::ValueLen).filter(|len| *len > 0),
             sensitive: attributes.flag(Kind::Sensitive),
             extractable: attributes.flag(Kind::Extractable),
             local: attributes.flag(Kind::Local),
