@@ -1,5 +1,6 @@
-//! `taskseal.Fernet` and `MultiFernet`, with keys in memory.
+//! `taskseal.Fernet` and `MultiFernet`, with keys in memory or on a token.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -12,20 +13,46 @@ use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::Input;
+use crate::key::TokenKey;
 
 /// Encrypts and authenticates bytes under one key, as Python's `cryptography.fernet` does.
-#[pyclass(frozen, module = "taskseal", from_py_object)]
-#[derive(Clone)]
-pub(crate) struct Fernet(pub(crate) Keys);
+#[pyclass(frozen, module = "taskseal")]
+pub(crate) struct Fernet {
+    /// Where the keys are on a token; None for keys in memory.
+    token: Option<Box<TokenKey>>,
+    // Locked with the GIL held, for a moment, so that no fork copies it locked.
+    opened: Mutex<Option<Keys>>,
+}
 
 #[pymethods]
 impl Fernet {
     /// Takes a key: 32 bytes in base64url with padding, 44 characters.
     #[new]
     fn new(key: Input<'_>) -> PyResult<Self> {
-        let text = String::from_utf8_lossy(key.as_bytes()?);
-        let keys = SoftwareKeys::from_text(&text).map_err(|error| error.into_py_err())?;
-        Ok(Self(Keys::new(keys)))
+        // Neither is longer than what is compared: a key that is no text is no key.
+        let text = std::str::from_utf8(key.as_bytes()?).unwrap_or_default();
+        let keys = SoftwareKeys::from_text(text).map_err(|error| error.into_py_err())?;
+        Ok(Self {
+            token: None,
+            opened: Mutex::new(Some(Keys::new(keys))),
+        })
+    }
+
+    /// The pair of keys on a PKCS#11 token that `uri` (RFC 7512) names, which `taskseal fernet key generate` makes. The
+    /// token is opened by the first call.
+    #[staticmethod]
+    #[pyo3(signature = (uri, *, pin=None, max_sessions=None, deadline=None))]
+    fn from_uri(
+        uri: &str,
+        pin: Option<Bound<'_, PyAny>>,
+        max_sessions: Option<usize>,
+        deadline: Option<f64>,
+    ) -> PyResult<Self> {
+        let token = TokenKey::new(uri, pin, max_sessions, deadline, false)?;
+        Ok(Self {
+            token: Some(Box::new(token)),
+            opened: Mutex::new(None),
+        })
     }
 
     /// Makes a random key, as text.
@@ -37,8 +64,8 @@ impl Fernet {
 
     /// Encrypts `data`: a token.
     fn encrypt<'py>(&self, py: Python<'py>, data: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let data = data.as_bytes()?;
-        token(py, detached(py, || self.0.encrypt(data)))
+        let (data, keys) = (data.as_bytes()?, self.open_now(py)?);
+        token(py, detached(py, || keys.encrypt(data)))
     }
 
     /// Decrypts a token; with `ttl`, only one that is at most that many seconds old.
@@ -49,34 +76,67 @@ impl Fernet {
         token: Input<'_>,
         ttl: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let (token, ttl) = (token.as_bytes()?, time_to_live(ttl)?);
-        data(py, detached(py, || self.0.decrypt(token, ttl)))
+        let (token, ttl, keys) = (token.as_bytes()?, time_to_live(ttl)?, self.open_now(py)?);
+        data(py, detached(py, || keys.decrypt(token, ttl)))
     }
 
-    fn __repr__(&self) -> &'static str {
-        "<taskseal.Fernet>"
+    fn __repr__(&self) -> String {
+        match &self.token {
+            Some(key) => format!("<taskseal.Fernet {}>", key.name()),
+            None => "<taskseal.Fernet in memory>".to_owned(),
+        }
     }
+}
+
+impl Fernet {
+    /// The keys, opened if they are not yet.
+    fn open_now(&self, py: Python<'_>) -> PyResult<Keys> {
+        let lock = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keys) = &*lock() {
+            return Ok(keys.clone());
+        }
+        let Some(token) = &self.token else {
+            return Err(configuration("keys in memory are open from the start"));
+        };
+        let builder = token.builder();
+        let keys = detached(py, || builder.open_fernet_keys());
+        let keys = keys.map_err(|error| {
+            let class = error.class();
+            let source = Box::new(error);
+            FernetError::Keys { class, source }.into_py_err()
+        })?;
+        Ok(lock().get_or_insert_with(|| Keys::new(keys)).clone())
+    }
+}
+
+/// The keys of these, the first to encrypt with; None when there are none.
+pub(crate) fn open_all(py: Python<'_>, fernets: &[Py<Fernet>]) -> PyResult<Option<ManyKeys>> {
+    let mut keys = Vec::with_capacity(fernets.len());
+    for fernet in fernets {
+        keys.push(fernet.get().open_now(py)?);
+    }
+    let mut keys = keys.into_iter();
+    Ok(keys.next().map(|first| ManyKeys::new(first, keys)))
 }
 
 /// Several keys: encrypts with the first, decrypts with any.
 #[pyclass(frozen, module = "taskseal")]
-pub(crate) struct MultiFernet(ManyKeys);
+pub(crate) struct MultiFernet(Vec<Py<Fernet>>);
 
 #[pymethods]
 impl MultiFernet {
     #[new]
-    fn new(fernets: Vec<Fernet>) -> PyResult<Self> {
-        let mut fernets = fernets.into_iter().map(|fernet| fernet.0);
-        let first = fernets
-            .next()
-            .ok_or_else(|| configuration("MultiFernet needs a key"))?;
-        Ok(Self(ManyKeys::new(first, fernets)))
+    fn new(fernets: Vec<Py<Fernet>>) -> PyResult<Self> {
+        match fernets.is_empty() {
+            true => Err(configuration("MultiFernet needs a key")),
+            false => Ok(Self(fernets)),
+        }
     }
 
     /// Encrypts `data` with the first key.
     fn encrypt<'py>(&self, py: Python<'py>, data: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let data = data.as_bytes()?;
-        token(py, detached(py, || self.0.encrypt(data)))
+        let (data, keys) = (data.as_bytes()?, self.open_now(py)?);
+        token(py, detached(py, || keys.encrypt(data)))
     }
 
     /// Decrypts a token with whichever key made it; with `ttl`, only one that is at most that many seconds old.
@@ -87,18 +147,24 @@ impl MultiFernet {
         token: Input<'_>,
         ttl: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let (token, ttl) = (token.as_bytes()?, time_to_live(ttl)?);
-        data(py, detached(py, || self.0.decrypt(token, ttl)))
+        let (token, ttl, keys) = (token.as_bytes()?, time_to_live(ttl)?, self.open_now(py)?);
+        data(py, detached(py, || keys.decrypt(token, ttl)))
     }
 
     /// Encrypts what is in a token anew, with the first key and the token's own time.
     fn rotate<'py>(&self, py: Python<'py>, token: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let text = token.as_bytes()?;
-        self::token(py, detached(py, || self.0.rotate(text)))
+        let (text, keys) = (token.as_bytes()?, self.open_now(py)?);
+        self::token(py, detached(py, || keys.rotate(text)))
     }
 
     fn __repr__(&self) -> &'static str {
         "<taskseal.MultiFernet>"
+    }
+}
+
+impl MultiFernet {
+    fn open_now(&self, py: Python<'_>) -> PyResult<ManyKeys> {
+        open_all(py, &self.0)?.ok_or_else(|| configuration("MultiFernet needs a key"))
     }
 }
 

@@ -4,14 +4,13 @@ use std::time::UNIX_EPOCH;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use taskseal::fernet::MultiFernet;
 use taskseal::message::{Destination, MessageError, MessageSealError, OpenedMessage};
 
 use crate::certificate::Certificate;
 use crate::choices;
 use crate::detach::{detached, detached_quietly};
 use crate::errors::IntoPyErr as _;
-use crate::fernet::Fernet;
+use crate::fernet::{Fernet, open_all};
 use crate::input::Input;
 use crate::logging;
 use crate::open::Policy;
@@ -22,16 +21,15 @@ use crate::store::CertStore;
 #[pyclass(frozen, module = "taskseal")]
 pub(crate) struct MessageSealer {
     signer: Py<Signer>,
-    fernets: Option<MultiFernet>,
+    fernets: Vec<Py<Fernet>>,
 }
 
 #[pymethods]
 impl MessageSealer {
     #[new]
     #[pyo3(signature = (signer, fernets=vec![]))]
-    fn new(py: Python<'_>, signer: Py<Signer>, fernets: Vec<Fernet>) -> PyResult<Self> {
+    fn new(py: Python<'_>, signer: Py<Signer>, fernets: Vec<Py<Fernet>>) -> PyResult<Self> {
         logging::refresh(py)?;
-        let fernets = many(fernets);
         Ok(Self { signer, fernets })
     }
 
@@ -79,7 +77,7 @@ impl MessageSealer {
         seal: impl FnOnce(taskseal::MessageSealer) -> Result<String, MessageSealError> + Send,
     ) -> PyResult<String> {
         let signer = self.signer.get().open_now(py)?;
-        let fernets = self.fernets.clone();
+        let fernets = open_all(py, &self.fernets)?;
         detached(py, || {
             seal(match fernets {
                 Some(fernets) => taskseal::MessageSealer::signed_and_encrypted(signer, fernets),
@@ -95,7 +93,7 @@ impl MessageSealer {
 pub(crate) struct MessageOpener {
     store: Py<CertStore>,
     policy: taskseal::Policy,
-    fernets: Option<MultiFernet>,
+    fernets: Vec<Py<Fernet>>,
     max_age: f64,
     clock_skew: f64,
     max_len: Option<usize>,
@@ -109,7 +107,7 @@ impl MessageOpener {
     fn new(
         py: Python<'_>,
         store: Py<CertStore>,
-        fernets: Vec<Fernet>,
+        fernets: Vec<Py<Fernet>>,
         policy: Option<Policy>,
         max_age: f64,
         clock_skew: f64,
@@ -121,7 +119,7 @@ impl MessageOpener {
         Ok(Self {
             store,
             policy: policy.unwrap_or_default().0,
-            fernets: many(fernets),
+            fernets,
             max_age,
             clock_skew,
             max_len,
@@ -164,7 +162,7 @@ impl MessageOpener {
     fn opener(&self, py: Python<'_>) -> PyResult<taskseal::MessageOpener> {
         let set = self.store.get().current(py);
         let opener = taskseal::Opener::new(set).with_policy(self.policy.clone());
-        let mut opener = match &self.fernets {
+        let mut opener = match open_all(py, &self.fernets)? {
             Some(fernets) => taskseal::MessageOpener::signed_and_encrypted(opener, fernets.clone()),
             None => taskseal::MessageOpener::signed(opener),
         };
@@ -228,11 +226,6 @@ impl OpenedPayload {
                 .map(|key| PyBytes::new(py, key.as_bytes()).unbind()),
         }
     }
-}
-
-fn many(fernets: Vec<Fernet>) -> Option<MultiFernet> {
-    let mut fernets = fernets.into_iter().map(|fernet| fernet.0);
-    fernets.next().map(|first| MultiFernet::new(first, fernets))
 }
 
 impl crate::errors::IntoPyErr for MessageError {

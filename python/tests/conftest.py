@@ -147,3 +147,10 @@ def skip(reason):
     if os.environ.get("CI") == "true":
         pytest.fail(f"would be skipped, which CI=true forbids: {reason}")
     pytest.skip(reason)
+
+
+def command():
+    """The path of the command `taskseal`: TASKSEAL_COMMAND, or where cargo puts it."""
+    target = os.environ.get("CARGO_TARGET_DIR") or Path(__file__).parents[2] / "target"
+    path = Path(os.environ.get("TASKSEAL_COMMAND") or Path(target) / "debug" / "taskseal")
+    return path if path.exists() else skip(f"{path} is not built: cargo build --package taskseal-cli")

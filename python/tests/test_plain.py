@@ -2,11 +2,12 @@
 
 import json
 import pickle
+import subprocess
 import threading
 import time
 
 import pytest
-from conftest import DAY, PIN, identity
+from conftest import DAY, PIN, command, identity
 from cryptography.fernet import Fernet as TheirFernet
 from cryptography.fernet import MultiFernet as TheirMultiFernet
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
@@ -308,6 +309,23 @@ def test_fernet_reads_and_writes_what_cryptography_does():
         with pytest.raises(FernetError) as raised:
             taskseal.Fernet(wrong)
         assert "xxx" not in str(raised.value)
+
+
+def test_fernet_with_its_keys_on_a_token(token, tmp_path):
+    """Made by the command, as an operator does it."""
+    uri = token.uri.replace("object=worker", "object=fernet")
+    made = subprocess.run([command(), "fernet", "key", "generate", "--key", uri], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    fernet = taskseal.Fernet.from_uri(uri)
+    assert "fernet" in repr(fernet)
+    for data in (b"", b"x" * 100_000):
+        assert fernet.decrypt(fernet.encrypt(data)) == data
+    in_memory = taskseal.Fernet(taskseal.Fernet.generate_key())
+    both = taskseal.MultiFernet([fernet, in_memory])
+    assert fernet.decrypt(both.rotate(in_memory.encrypt(b"x"))) == b"x"
+    none = taskseal.Fernet.from_uri(uri.replace("object=fernet", "object=none"), deadline=5)
+    with pytest.raises(FernetError):
+        none.encrypt(b"x")
 
 
 def test_a_message_can_be_looked_at(alice):

@@ -3,27 +3,20 @@ Rust side."""
 
 import base64
 import json
-import os
 import subprocess
 import uuid
-from pathlib import Path
 
 import pytest
-from conftest import skip
+from conftest import command
 from support.servers import redis_server, wait_for
 from support.workers import client, place, worker
 
 import taskseal
 
 
-@pytest.fixture(scope="module")
-def command():
-    """The path of the command: TASKSEAL_COMMAND, or where cargo puts it."""
-    target = os.environ.get("CARGO_TARGET_DIR") or Path(__file__).parents[2] / "target"
-    path = Path(os.environ.get("TASKSEAL_COMMAND") or Path(target) / "debug" / "taskseal")
-    if not path.exists():
-        skip(f"{path} is not built: cargo build --package taskseal-cli")
-    return path
+@pytest.fixture(scope="module", name="command")
+def the_command():
+    return command()
 
 
 @pytest.fixture(params=["signed", "encrypted"])

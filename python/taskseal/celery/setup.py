@@ -3,8 +3,8 @@
 from celery.app.backends import by_url
 from celery.exceptions import ImproperlyConfigured
 
-from .. import _native
 from ..errors import TasksealError
+from ..kombu_fernet import from_text
 from . import sealing as _sealing
 from . import transport
 from .certificate import Certificate, FSCertStore
@@ -124,11 +124,11 @@ def check_backend(app):
 
 
 def fernet(text):
-    """A key of Fernet: its text, or ``file:`` and the path of a file that holds it."""
+    """A key of Fernet: its text, ``file:`` and the path of a file that holds it, or the ``pkcs11:`` URI of keys on a token."""
     if text.startswith("file:"):
         text = read(text.removeprefix("file:")).strip()
     try:
-        return _native.Fernet(text)
+        return from_text(text)
     except TasksealError as error:
         raise ImproperlyConfigured(f"sealing_encryption_keys: {error}") from error
 

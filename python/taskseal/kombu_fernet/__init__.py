@@ -2,7 +2,7 @@
 ``fernet_pickle``, with the same content types.
 
 The keys are read from ``KOMBU_FERNET_KEY`` and ``KOMBU_FERNET_KEY_PREVIOUS`` by the first message, so that a program that
-has no keys, and uses none of these serializers, is not disturbed. Only bodies are encrypted, and nothing is signed: names,
+has no keys, and uses none of these serializers, is not disturbed. Either may be the ``pkcs11:`` URI of keys on a token. Only bodies are encrypted, and nothing is signed: names,
 ids and headers of tasks stay readable, and `argsrepr` and `kwargsrepr` repeat the arguments there.
 """
 
@@ -26,8 +26,13 @@ def fernet():
             raise ConfigurationError(
                 f"the serializers fernet_* need a key: set {KEY}, for example to what Fernet.generate_key() makes"
             )
-        _fernet = MultiFernet([Fernet(os.environ[name]) for name in names])
+        _fernet = MultiFernet([from_text(os.environ[name]) for name in names])
     return _fernet
+
+
+def from_text(text):
+    """The key of a text, or keys on a token by their ``pkcs11:`` URI."""
+    return Fernet.from_uri(text) if text.startswith("pkcs11:") else Fernet(text)
 
 
 def use(*fernets):
