@@ -192,14 +192,14 @@ class InFlight:
         self._sealing = sealing
         self._lock = threading.Lock()
         self._by_tag = {}
+        self._tag_of = {}
 
     def check(self, opened, queue, tag):
         """Raises when the message was handled before, or is being handled. Returns its key."""
         key = opened.replay_key + queue.encode()
-        with self._lock:
-            flying = {held: key for held, (key, _) in self._by_tag.items()} if self._by_tag else {}
-        if key in flying.values():
-            raise Repeated(flying.get(tag) == key)
+        held = self._tag_of.get(key)
+        if held is not None:
+            raise Repeated(held == tag)
         if self._sealing.replay.contains(key):
             raise Repeated(False)
         return key, opened.issued_at + self._sealing.lifetime
@@ -207,11 +207,14 @@ class InFlight:
     def start(self, tag, known):
         with self._lock:
             self._by_tag[tag] = known
+            self._tag_of[known[0]] = tag
 
     def end(self, tag, *, handled, multiple=False):
         with self._lock:
             tags = [held for held in self._by_tag if held <= tag] if multiple else [tag]
             ended = [self._by_tag.pop(held) for held in tags if held in self._by_tag]
+            for key, _ in ended:
+                self._tag_of.pop(key, None)
         if handled:
             for known in ended:
                 self.remember(known)
