@@ -352,7 +352,7 @@ def test_inner_content_types_are_on_a_list(alice):
     refused(wider, ours(alice, alice, [], serializer="pickle").serialize([1]), "x-python-serialize")
 
 
-def test_content_that_kombu_trusts_is_refused_unless_it_is_sealed(files):
+def test_content_that_is_not_sealed_is_refused(files):
     setup_security(app=application(files))
     for content_type in ("application/data", "application/text", None, ""):
         for body in ("text", b"bytes", [[], {}, {}], {"args": []}, 7, "é"):

@@ -145,9 +145,8 @@ def test_get_and_reject_and_requeue(url, alice):
         assert queue.get() is None
 
 
+@pytest.mark.parametrize("url", ["filesystem", "redis", "amqp"], indirect=True)  # Memory restores nothing.
 def test_what_was_not_acknowledged_comes_again(url, alice):
-    if url[0].startswith("sealed-memory"):
-        pytest.skip("kombu's memory transport restores nothing")
     sealing = sealing_of(alice, [alice])
     with connect(url, sealing) as connection:
         publish(connection)

@@ -14,7 +14,7 @@ __all__ = ("SecureSerializer", "register_auth")
 
 #: The outer content type of sealed messages.
 CONTENT_TYPE = "application/data"
-#: The other content type that kombu lets through whatever `accept_content` says.
+#: Refused in an application that signs, like every content that is not sealed.
 REFUSED_CONTENT_TYPE = "application/text"
 
 
@@ -86,8 +86,7 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
                   *, accept=(), salt="digest", reload_interval=5.0):  # fmt: skip
     """Register security serializer.
 
-    From then on kombu refuses content of the types that it trusts by itself, unless it is a message that this serializer
-    opens.
+    From then on content that is not sealed is refused.
     """
     s = SecureSerializer(
         key and PrivateKey(key, password=key_password),
