@@ -7,6 +7,7 @@ does not verify counts as none: a result that is not there yet.
 import threading
 
 from celery.backends.redis import RedisBackend, ResultConsumer
+from kombu.utils.objects import cached_property
 
 from ..errors import OpenError
 from .sealing import SCHEME, current
@@ -26,9 +27,14 @@ class SealedBackendMixin:
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.sealing = current(self.app.conf.get("result_backend_transport_options"))
         self._chord = threading.local()
+        super().__init__(*args, **kwargs)
+        self.sealing  # noqa: B018  a backend without keys is no backend
+
+    @cached_property
+    def sealing(self):
+        # By the first use: some backends store something while they are made.
+        return current(self.app.conf.get("result_backend_transport_options"))
 
     # --- Values under keys ---
 
@@ -61,8 +67,9 @@ class SealedBackendMixin:
         return self.sealing.sealer.seal_payload(purpose, context, value)
 
     def _open(self, purpose, context, value):
-        if not value:
-            return None
+        # Some backends make `mget` of `get`.
+        if not value or isinstance(value, Verified):
+            return value or None
         try:
             return Verified(self.sealing.results.open_payload(value, purpose, context).payload)
         except (OpenError, TypeError) as error:
