@@ -264,7 +264,7 @@ def test_threads_sign_and_open_at_once(token):
 
 def test_the_gil_is_released_while_signing():
     """A thread that only counts gets on while another one signs with a large key."""
-    large = identity("large key", bits=8192)
+    large = identity("large key", bits=4096)
     signer = large.signer()
     counted, stop = [0], threading.Event()
 
