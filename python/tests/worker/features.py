@@ -184,7 +184,7 @@ def events():
 
 @feature
 def batch():
-    with app.producer_pool.acquire() as producer:
+    with app.producer_pool.acquire() as producer, producer.batch(max_size=7):
         results = [add.apply_async((n, n), producer=producer) for n in range(20)]
     assert [result.get(T) for result in results] == [2 * n for n in range(20)]
 
