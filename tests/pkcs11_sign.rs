@@ -9,6 +9,7 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use taskseal::error::ErrorClass;
 use taskseal::pkcs11::module::{
     Attribute, AttributeKind as Kind, AttributeValue, MechanismKind, SignMechanism, User, load,
 };
-use taskseal::pkcs11::{Error, Pin, Rv, SignaturePath};
+use taskseal::pkcs11::{Error, Pin, Rv, SignaturePath, TokenInfo};
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::{SignError, Signer, SigningKey};
 
@@ -396,6 +397,60 @@ fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
         token.generate(2048, "k");
         assert!(key.sign_message(b"m").is_err());
         assert!(token.builder().object_label("k").open_key().is_ok());
+    });
+}
+
+/// As when a network address moves: two servers whose tokens have the same name.
+#[test]
+fn another_token_in_the_place_of_the_keys_own_is_waited_for_and_never_signs() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        token.generate(2048, "k");
+        hsm.token("other").generate(2048, "k");
+        let (module, spy) = spy(hsm.module());
+        let builder = token.builder().module_implementation(module);
+        let key = builder
+            .object_label("k")
+            .max_sessions(1)
+            .deadline(SHORT)
+            .reload_interval(Duration::ZERO)
+            .open_key()
+            .unwrap();
+        let set = |exchanged: bool| {
+            let mut hooks = spy.hooks.lock().unwrap();
+            hooks.token = exchanged.then_some(Box::new(|mut info: TokenInfo| {
+                info.label = match info.label.as_str() {
+                    "lab" => "away".to_owned(),
+                    "other" => "lab".to_owned(),
+                    label => label.to_owned(),
+                };
+                Ok(info)
+            }));
+        };
+        set(true);
+        // The session that is there goes, and with it the signature finds the other token.
+        let broken = AtomicBool::new(true);
+        spy.hooks.lock().unwrap().sign = Some(Box::new(move |_| {
+            let broken = broken.swap(false, Ordering::SeqCst);
+            broken.then(|| Err(failed("C_Sign", Rv::DEVICE_ERROR)))
+        }));
+        for number in 0..20 {
+            let start = Instant::now();
+            let error = key.sign_message(b"m").unwrap_err();
+            let other = matches!(&error, SignError::Token(Error::OtherToken { .. }));
+            assert!(other, "{error}");
+            assert_eq!(error.class(), ErrorClass::Transient);
+            assert!(number == 0 || start.elapsed() < SHORT / 2, "{number}");
+        }
+        set(false);
+        let start = Instant::now();
+        while let Err(error) = key.sign_message(b"m") {
+            assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+            assert!(start.elapsed() < 2 * SHORT, "{error}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let signature = key.sign_message(b"m").unwrap();
+        assert!(key.public_key().verifies(b"m", &signature, key.scheme()));
     });
 }
 

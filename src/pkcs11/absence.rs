@@ -90,6 +90,11 @@ impl Absence {
 /// Which key is not there, and what is there instead. With other keys there, it is this one that is gone, and not what the
 /// token holds.
 enum Missing {
+    /// With its token, in whose place there is another one.
+    Token {
+        was: Box<TokenInfo>,
+        is: Box<TokenInfo>,
+    },
     Private {
         wanted: String,
         token: Box<TokenInfo>,
@@ -109,6 +114,7 @@ impl TryFrom<Error> for Missing {
 
     fn try_from(error: Error) -> Result<Self, Error> {
         match error {
+            Error::OtherToken { was, is } => Ok(Self::Token { was, is }),
             Error::KeyNotFound {
                 wanted,
                 token,
@@ -138,6 +144,10 @@ impl Missing {
     /// While the token shows no key at all, what it holds may come back.
     fn error(&self) -> Error {
         match self {
+            Self::Token { was, is } => Error::OtherToken {
+                was: was.clone(),
+                is: is.clone(),
+            },
             Self::Private {
                 wanted,
                 token,

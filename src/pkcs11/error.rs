@@ -111,6 +111,17 @@ pub enum Error {
         /// The private keys that are there.
         found: Vec<KeyInfo>,
     },
+    /// A token with the same name answers in the place of the one on which the key was opened, and does not have the key.
+    #[error(
+        "{is} answers in the place of {was} and does not have its key; bring that token back (a moved address, another \
+         token directory), or open the key on this one"
+    )]
+    OtherToken {
+        /// The token on which the key was opened.
+        was: Box<TokenInfo>,
+        /// The token that is there now.
+        is: Box<TokenInfo>,
+    },
     /// More than one private RSA key fits.
     #[error("{} private RSA keys on {token} have {wanted}; say which by id: {}", found.len(), list(found))]
     SeveralKeys {
@@ -375,6 +386,8 @@ impl Error {
         match self {
             Self::KeyNotFound { found, .. } => Some(!found.is_empty()),
             Self::SecretKeyNotFound { found, .. } => Some(!found.is_empty()),
+            // Whatever keys that one has.
+            Self::OtherToken { .. } => Some(false),
             _ => None,
         }
     }
@@ -388,6 +401,7 @@ impl Error {
             Self::ModuleStart { call, .. } => call.class(),
             // An empty token store or a dead server look exactly like this, and come back.
             Self::TokenNotFound { .. }
+            | Self::OtherToken { .. }
             | Self::KeyNotFound { .. }
             | Self::SecretKeyNotFound { .. } => ErrorClass::Transient,
             Self::WrongSignature { .. } => ErrorClass::SessionLost,

@@ -359,7 +359,8 @@ impl<H: Copy + Send + 'static> Connection<H> {
             // Closed before the next one is opened, so that there are never more sessions than allowed.
             line.ready = None;
             let (session, stamp) = access.open(false, login, deadline)?;
-            let keys = target.filter.find_again(&access, session.as_ref())?;
+            let keys = target.filter.find_again(&access, session.as_ref());
+            let keys = keys.map_err(|error| of_other_token(error, &target.token, &access.token))?;
             line.ready = Some(Ready {
                 session,
                 keys,
@@ -393,4 +394,18 @@ impl<H: Copy + Send + 'static> Connection<H> {
             None => format!("the module {}", self.guard.name()),
         }
     }
+}
+
+/// An error about keys says nothing of those that were opened when another token answers in the place of theirs, which may
+/// come back.
+fn of_other_token(error: Error, was: &TokenInfo, is: &TokenInfo) -> Error {
+    let about_keys = error.missing_key().is_some() || matches!(error, Error::FernetKeys { .. });
+    let readable = was.unreadable.is_none() && is.unreadable.is_none();
+    if about_keys && readable && was.identity() != is.identity() {
+        return Error::OtherToken {
+            was: Box::new(was.clone()),
+            is: Box::new(is.clone()),
+        };
+    }
+    error
 }
