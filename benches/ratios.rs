@@ -240,11 +240,9 @@ fn token() -> Vec<Outcome> {
         })
     };
     // A signature takes 1 to 1.5 ms here, as the machine pleases, so the median needs many.
-    let usual = Effort::usual();
     let effort = Effort {
         slice: Duration::from_millis(60),
-        rounds: 3 * usual.rounds,
-        ..usual
+        rounds: 3 * Effort::usual().rounds,
     };
     let mut outcomes = Vec::new();
     for threads in [1_u32, 2] {
