@@ -33,6 +33,7 @@
 
 mod absence;
 mod builder;
+mod connections;
 mod error;
 mod fernet;
 mod find;

@@ -19,13 +19,13 @@ use self::find::{Handles, PairFilter};
 pub use self::provision::{
     SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
 };
+use super::connections::Connections;
 use super::error::Error;
 use super::health::{Health, Statistics};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::Ready;
-use super::process::{Deadline, PerProcess};
-use super::recovery::{Connection, Limits, Target};
+use super::recovery::{Connection, Target};
 use super::session::Access;
 use super::uri::ObjectType;
 use super::{Builder, TokenInfo, Uri};
@@ -49,9 +49,7 @@ use crate::fernet::{FernetError, FernetKeys, tags_match};
 /// ```
 pub struct Pkcs11FernetKeys {
     core: Arc<Core>,
-    limits: Limits,
-    /// Nothing of it outlives a fork.
-    connection: PerProcess<Arc<Connection<Handles>>>,
+    connections: Connections<Handles>,
 }
 
 /// What is needed on whatever thread the calls are made.
@@ -83,24 +81,13 @@ impl Pkcs11FernetKeys {
     /// How the keys are, as their last use in this process showed. Makes no call.
     #[must_use]
     pub fn health(&self) -> Health {
-        match self.connection.get() {
-            Some(connection) => connection.record().health(),
-            None => Health::Usable,
-        }
+        self.connections.health()
     }
 
     /// What the keys did so far in this process. `signatures` counts what was encrypted and decrypted.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        match self.connection.get() {
-            Some(connection) => {
-                let guard = connection.guard();
-                connection
-                    .record()
-                    .statistics(guard.reloads(), guard.stuck())
-            }
-            None => super::health::Record::default().statistics(0, 0),
-        }
+        self.connections.statistics()
     }
 
     /// As [`Pkcs11Key::close`](super::Pkcs11Key::close).
@@ -108,18 +95,7 @@ impl Pkcs11FernetKeys {
     /// # Errors
     /// [`Error::Timeout`] when that took longer than the deadline; the rest is left to itself.
     pub fn close(&self) -> Result<(), Error> {
-        let Some(connection) = self.connection.get() else {
-            return Ok(());
-        };
-        let deadline = Deadline::after(self.limits.deadline);
-        if connection.close(deadline) {
-            return Ok(());
-        }
-        Err(Error::Timeout {
-            on: self.token().to_string(),
-            doing: "closing the sessions",
-            waited: deadline.waited(),
-        })
+        self.connections.close(self.token())
     }
 
     /// Asks the token, on a thread of its own, up the whole ladder, until the deadline.
@@ -127,10 +103,9 @@ impl Pkcs11FernetKeys {
         &self,
         question: impl Fn(&Access, &dyn ModuleSession, Handles) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, FernetError> {
-        let deadline = Deadline::after(self.limits.deadline);
-        let connection = self
-            .connection
-            .get_or_try(|_| Connection::new(&self.core.target.place, self.limits).map(Arc::new))
+        let (connection, deadline) = self
+            .connections
+            .begin(&self.core.target.place)
             .map_err(refused)?;
         let (core, theirs) = (self.core.clone(), connection.clone());
         let answer = connection.run(deadline, move |line, bell| {
@@ -181,8 +156,6 @@ impl Builder {
             })
         })?;
         tracing::info!(keys = filter.label(), token = %token, "Fernet keys opened: they are on a token");
-        let per_process = PerProcess::new();
-        per_process.get_or(|_| connection);
         Ok(Pkcs11FernetKeys {
             core: Arc::new(Core {
                 target: Target {
@@ -191,8 +164,7 @@ impl Builder {
                     filter,
                 },
             }),
-            limits,
-            connection: per_process,
+            connections: Connections::new(connection, limits),
         })
     }
 

@@ -7,12 +7,13 @@ use std::time::Instant;
 use aws_lc_rs::digest::Digest as LcDigest;
 use zeroize::Zeroizing;
 
+use super::connections::Connections;
 use super::error::Error;
 use super::find::{FoundKey, KeyFilter};
 use super::health::{Health, Statistics};
 use super::module::{Module as _, ModuleSession, ObjectHandle, SignMechanism};
 use super::place::Place;
-use super::process::{Deadline, PerProcess};
+use super::process::Deadline;
 use super::recovery::{Connection, Limits, Target};
 use super::session::Access;
 use super::{Builder, Uri};
@@ -29,9 +30,7 @@ use crate::signer::{SignError, SigningKey};
 pub struct Pkcs11Key {
     core: Arc<Core>,
     path: SignaturePath,
-    limits: Limits,
-    /// Nothing of it outlives a fork.
-    connection: PerProcess<Arc<Connection<ObjectHandle>>>,
+    connections: Connections<ObjectHandle>,
 }
 
 /// What a signature needs to know, on whatever thread it is made.
@@ -102,24 +101,13 @@ impl Pkcs11Key {
     /// How the key is, as its last signatures in this process showed. Makes no call.
     #[must_use]
     pub fn health(&self) -> Health {
-        match self.connection.get() {
-            Some(connection) => connection.record().health(),
-            None => Health::Usable,
-        }
+        self.connections.health()
     }
 
     /// What the key did so far in this process.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        match self.connection.get() {
-            Some(connection) => {
-                let guard = connection.guard();
-                connection
-                    .record()
-                    .statistics(guard.reloads(), guard.stuck())
-            }
-            None => super::health::Record::default().statistics(0, 0),
-        }
+        self.connections.statistics()
     }
 
     /// Waits for the signatures in progress, closes all sessions and ends their threads. Later signatures fail with
@@ -128,18 +116,7 @@ impl Pkcs11Key {
     /// # Errors
     /// [`Error::Timeout`] when that took longer than the deadline; the rest is left to itself.
     pub fn close(&self) -> Result<(), Error> {
-        let Some(connection) = self.connection.get() else {
-            return Ok(());
-        };
-        let deadline = Deadline::after(self.limits.deadline);
-        if connection.close(deadline) {
-            return Ok(());
-        }
-        Err(Error::Timeout {
-            on: self.token().to_string(),
-            doing: "closing the sessions",
-            waited: deadline.waited(),
-        })
+        self.connections.close(self.token())
     }
 
     /// Checks the key and makes a trial signature.
@@ -172,13 +149,10 @@ impl Pkcs11Key {
             always_authenticate,
             opened.deadline,
         )?;
-        let connection = PerProcess::new();
-        connection.get_or(|_| opened.connection);
         Ok(Self {
             core,
             path,
-            limits: options.limits,
-            connection,
+            connections: Connections::new(opened.connection, options.limits),
         })
     }
 
@@ -197,10 +171,7 @@ impl SigningKey for Pkcs11Key {
     }
 
     fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let deadline = Deadline::after(self.limits.deadline);
-        let connection = self
-            .connection
-            .get_or_try(|_| Connection::new(&self.core.target.place, self.limits).map(Arc::new))?;
+        let (connection, deadline) = self.connections.begin(&self.core.target.place)?;
         let content = Content::new(&self.core, self.path, message);
         let (core, theirs) = (self.core.clone(), connection.clone());
         let signed = connection.run(deadline, move |line, bell| {
