@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_CLASS, CK_OBJECT_HANDLE,
     CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE, CKA_CLASS, CKA_KEY_TYPE, CKA_LABEL,
@@ -76,8 +78,17 @@ pub fn module() -> Option<PathBuf> {
 }
 
 impl Token {
-    /// Makes the token and its key. `None` without SoftHSM.
-    pub fn new() -> Option<Self> {
+    /// The token, made with the first use. `None` without SoftHSM.
+    pub fn shared() -> Option<&'static Self> {
+        static TOKEN: OnceLock<Option<Token>> = OnceLock::new();
+        let token = TOKEN.get_or_init(Self::new).as_ref();
+        if token.is_none() {
+            super::skipped("no SoftHSM");
+        }
+        token
+    }
+
+    fn new() -> Option<Self> {
         std::env::var_os(DIRECTORY)?;
         let module = module()?;
         let pin = || Pin::new("12345678").unwrap();
@@ -223,25 +234,14 @@ impl BareFernet {
         }
     }
 
-    /// `C_EncryptInit`, `C_Encrypt`, `C_SignInit` and `C_Sign` into buffers that are ready; `blocks` is as long as `out`.
-    pub fn seal(
-        &mut self,
-        iv: &mut [u8; 16],
-        blocks: &mut [u8],
-        out: &mut [u8],
-        tag: &mut [u8; 32],
-    ) {
+    /// `C_EncryptInit` and `C_Encrypt`; `blocks` is as long as `out`.
+    fn encrypt(&mut self, iv: &mut [u8; 16], blocks: &mut [u8], out: &mut [u8]) {
         let mut cipher = CK_MECHANISM {
             mechanism: CKM_AES_CBC,
             pParameter: iv.as_mut_ptr().cast(),
             ulParameterLen: 16,
         };
-        let mut hmac = CK_MECHANISM {
-            mechanism: CKM_SHA256_HMAC,
-            pParameter: ptr::null_mut(),
-            ulParameterLen: 0,
-        };
-        let (mut len, mut tag_len) = (out.len() as u64, tag.len() as u64);
+        let mut len = out.len() as u64;
         let session = self.session.session;
         // SAFETY: as in `BareSession::open`; the lengths are those of the buffers.
         unsafe {
@@ -255,16 +255,58 @@ impl BareFernet {
                 CKR_OK
             );
             assert_eq!(len, blocks.len() as u64);
+        }
+    }
+
+    /// `C_SignInit` and `C_Sign`.
+    fn sign(&mut self, message: &mut [u8], tag: &mut [u8; 32]) {
+        let mut hmac = CK_MECHANISM {
+            mechanism: CKM_SHA256_HMAC,
+            pParameter: ptr::null_mut(),
+            ulParameterLen: 0,
+        };
+        let mut tag_len = tag.len() as u64;
+        let session = self.session.session;
+        // SAFETY: as in `BareSession::open`; the lengths are those of the buffers.
+        unsafe {
+            let functions = &*self.session.functions;
             let init = functions.C_SignInit.unwrap();
             assert_eq!(init(session, &mut hmac, self.signing), CKR_OK);
             let sign = functions.C_Sign.unwrap();
-            let (from, to) = (out.as_mut_ptr(), tag.as_mut_ptr());
+            let (from, to) = (message.as_mut_ptr(), tag.as_mut_ptr());
             assert_eq!(
-                sign(session, from, out.len() as u64, to, &mut tag_len),
+                sign(session, from, message.len() as u64, to, &mut tag_len),
                 CKR_OK
             );
             assert_eq!(tag_len, 32);
         }
+    }
+}
+
+impl BareFernet {
+    /// A Fernet token by hand, with the same calls.
+    pub fn token(&mut self, data: &[u8]) -> String {
+        let mut iv = [0; 16];
+        aws_lc_rs::rand::fill(&mut iv).unwrap();
+        let padding = 16 - data.len() % 16;
+        let mut blocks = data.to_vec();
+        blocks.extend(std::iter::repeat_n(padding as u8, padding));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let mut token = vec![0x80];
+        token.extend(now.unwrap().as_secs().to_be_bytes());
+        token.extend(iv);
+        let mut tag = [0; 32];
+        token.resize(token.len() + blocks.len(), 0);
+        self.encrypt(&mut iv, &mut blocks, &mut token[25..]);
+        self.sign(&mut token, &mut tag);
+        token.extend(tag);
+        URL_SAFE.encode(token)
+    }
+
+    /// The calls alone, into buffers that are ready; `blocks` is as long as `out`.
+    pub fn calls(&mut self, blocks: &mut [u8], out: &mut [u8]) {
+        self.encrypt(&mut [7; 16], blocks, out);
+        self.sign(out, &mut [0; 32]);
     }
 }
 

@@ -13,7 +13,7 @@ mod instance;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use super::error::Error;
 use super::fork::{Call, watch};
 use super::health::count_reload;
 use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
-use super::process::{Deadline, PerProcess};
+use super::process::{Apart, Deadline, PerProcess};
 use super::rv::Rv;
 
 /// A module of this process. Cheap to clone.
@@ -40,7 +40,9 @@ struct Shared {
     /// Counts the starts.
     epoch: AtomicU64,
     /// The instance in use.
-    instance: RwLock<Arc<Instance>>,
+    instance: Apart<RwLock<Arc<Instance>>>,
+    /// How many calls nobody waits for any more, in all instances.
+    stuck: Arc<AtomicUsize>,
     others: Mutex<Others>,
     state: Mutex<State>,
     changed: Condvar,
@@ -200,8 +202,11 @@ impl Guard {
 
     fn new(module: Arc<dyn Module>, forked: bool) -> Self {
         watch();
+        let stuck = Arc::default();
+        let instance = Instance::first(module.clone(), Arc::clone(&stuck));
         Self(Arc::new(Shared {
-            instance: RwLock::new(Instance::new(module.clone(), 0)),
+            instance: Apart(RwLock::new(Arc::new(instance))),
+            stuck,
             module,
             pid: std::process::id(),
             forked,
@@ -230,24 +235,29 @@ impl Guard {
 
     /// The instance in use. Not for a forked child, which has a guard of its own.
     pub(crate) fn instance(&self) -> Arc<Instance> {
-        let instance = self.0.instance.read();
+        let instance = self.0.instance.0.read();
         instance.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many calls nobody waits for any more, in all instances.
     pub(crate) fn stuck(&self) -> usize {
-        self.instance().stuck() + lock(&self.0.others).stuck()
+        self.0.stuck.load(Ordering::SeqCst)
     }
 
     /// Whether another call would only be one more that hangs, because so many do. One caller per interval is told no,
     /// to put another instance in the place of this one, if that may help.
     pub(crate) fn is_clogged(&self, max_stuck: usize, rules: &Rules) -> bool {
-        self.instance().stuck() >= max_stuck && !self.may_be_replaced(rules)
+        self.is_full(max_stuck) && !self.may_be_replaced(rules)
+    }
+
+    /// Whether so many calls hang in the instance in use that another one would only be one more.
+    pub(crate) fn is_full(&self, max_stuck: usize) -> bool {
+        self.stuck() >= max_stuck && self.instance().stuck() >= max_stuck
     }
 
     /// Whether calls that hang keep others from being made, and another instance may help. Says yes once per interval.
     pub(crate) fn is_blocked(&self, rules: &Rules) -> bool {
-        self.instance().is_blocked() && self.may_be_replaced(rules)
+        self.stuck() > 0 && self.instance().is_blocked() && self.may_be_replaced(rules)
     }
 
     fn may_be_replaced(&self, rules: &Rules) -> bool {
@@ -433,7 +443,7 @@ impl Guard {
             return Ok(Reload::CallsInside);
         }
         let old = self.instance();
-        let next = Instance::new(module, old.number() + 1);
+        let next = Arc::new(old.next(module));
         next.set_closed(false);
         old.set_closed(true);
         tracing::warn!(module = %self.path().display(), stuck = old.stuck(), "calls do not come back from the module; they and their threads are left alone, and another instance of the module is used from now on");
@@ -442,6 +452,7 @@ impl Guard {
         let mut instance = self
             .0
             .instance
+            .0
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *instance = next;
@@ -502,12 +513,18 @@ impl Guard {
         lock(&self.0.state)
     }
 
-    /// The instance in use, for calls of this process.
-    fn own(&self, function: &'static str) -> Result<Arc<Instance>, CallError> {
-        // Before any lock: a child may have inherited it from a thread that held it.
+    /// Refuses calls of a forked child.
+    fn check_process(&self, function: &'static str) -> Result<(), CallError> {
         if self.0.pid != std::process::id() {
             return Err(not_initialized(function));
         }
+        Ok(())
+    }
+
+    /// The instance in use, for calls of this process.
+    fn own(&self, function: &'static str) -> Result<Arc<Instance>, CallError> {
+        // Before any lock: a child may have inherited it from a thread that held it.
+        self.check_process(function)?;
         Ok(self.instance())
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::error::Error;
 use super::module::lock;
+use super::process::Apart;
 use crate::error::ErrorClass;
 
 /// How a key is, as its last signatures showed. Asking makes no call.
@@ -129,7 +130,8 @@ const CLASSES: [ErrorClass; 7] = [
 /// Where a key counts. Nothing here is waited for by a signature that works.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    signatures: AtomicU64,
+    /// By the caller; the times are counted by the thread that makes the calls.
+    signatures: Apart<AtomicU64>,
     session_waits: AtomicU64,
     retries: AtomicU64,
     failures: [AtomicU64; CLASSES.len()],
@@ -151,7 +153,7 @@ struct Trouble {
 impl Record {
     /// A signature was handed out.
     pub(crate) fn signed(&self) {
-        self.signatures.fetch_add(1, Ordering::Relaxed);
+        self.signatures.0.fetch_add(1, Ordering::Relaxed);
         emit::signed();
         if self.troubled.load(Ordering::Relaxed) {
             self.troubled.store(false, Ordering::Relaxed);
@@ -220,7 +222,7 @@ impl Record {
     pub(crate) fn statistics(&self, reloads: u64, stuck_calls: usize) -> Statistics {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Statistics {
-            signatures: load(&self.signatures),
+            signatures: load(&self.signatures.0),
             reloads,
             session_waits: load(&self.session_waits),
             stuck_calls,

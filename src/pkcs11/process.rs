@@ -103,6 +103,11 @@ impl<T> Drop for PerProcess<T> {
     }
 }
 
+/// A value in a cache line of its own, since one thread changes it and another one reads what is beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
 /// The moment by which an answer is due.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {

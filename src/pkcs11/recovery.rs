@@ -243,7 +243,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         let mut last = None;
         let mut next_start = None;
         // Another call would only hang with the others; this one is to put another instance in their place.
-        let clogged = self.guard.instance().stuck() >= self.limits.max_stuck;
+        let clogged = self.guard.is_full(self.limits.max_stuck);
         if clogged || self.guard.is_blocked(&self.rules) {
             let epoch = self.guard.epoch();
             match self.guard.reload(epoch, &self.rules, deadline) {

@@ -25,11 +25,16 @@ struct Desk<S> {
     posted: AtomicBool,
     /// There is an answer. A hint for a caller that the bell has woken.
     answered: AtomicBool,
+    /// The caller did not go to sleep, so that no bell need wake it. A hint as well.
+    awake: AtomicBool,
 }
 
 /// How long a thread that expects news in a moment asks for it before it goes to sleep. To wake a thread on another
 /// processor takes 30 to 100 µs on a virtual machine; the thread yields to others meanwhile.
 const MOMENT: Duration = Duration::from_micros(100);
+
+/// The same for a caller whose last answer came within that time.
+const QUICK: Duration = Duration::from_micros(300);
 
 enum Stage<S> {
     Idle,
@@ -55,6 +60,9 @@ pub(crate) trait Bell {
 
 impl<S> Bell for Desk<S> {
     fn ring(&self) {
+        if self.awake.load(Ordering::Relaxed) {
+            return;
+        }
         let mut stage = lock(&self.stage);
         if matches!(*stage, Stage::Running) {
             *stage = Stage::Nearly;
@@ -90,6 +98,7 @@ impl<S: Default + Send + 'static> Worker<S> {
             done: Signal::default(),
             posted: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            awake: AtomicBool::new(false),
         });
         let theirs = desk.clone();
         std::thread::Builder::new()
@@ -139,11 +148,14 @@ impl<S: Default + Send + 'static> Worker<S> {
             });
         });
         let until = deadline.at() + Self::GRACE;
+        let quick = self.quick.load(Ordering::Relaxed);
         self.desk.answered.store(false, Ordering::Relaxed);
+        self.desk.awake.store(quick, Ordering::Relaxed);
         let posted = Instant::now();
         self.desk.post(lock(&self.desk.stage), Stage::Job(job));
-        if self.quick.load(Ordering::Relaxed) {
-            ask_for_a_moment(&self.desk.answered);
+        if quick {
+            ask_for(QUICK, &self.desk.answered);
+            self.desk.awake.store(false, Ordering::Relaxed);
         }
         let mut stage = lock(&self.desk.stage);
         let mut rung = false;
@@ -152,14 +164,14 @@ impl<S: Default + Send + 'static> Worker<S> {
                 Stage::Nearly if !rung => {
                     rung = true;
                     drop(stage);
-                    ask_for_a_moment(&self.desk.answered);
+                    ask_for(MOMENT, &self.desk.answered);
                     stage = lock(&self.desk.stage);
                     continue;
                 }
                 Stage::Done => {
                     *stage = Stage::Idle;
                     drop(stage);
-                    let quick = posted.elapsed() < 2 * MOMENT;
+                    let quick = posted.elapsed() < QUICK;
                     self.quick.store(quick, Ordering::Relaxed);
                     return lock(&answer).take().ok_or(NoAnswer::Panicked);
                 }
@@ -215,15 +227,15 @@ impl<S> Desk<S> {
     /// Gives the thread something to do.
     fn post(&self, mut stage: MutexGuard<'_, Stage<S>>, next: Stage<S>) {
         *stage = next;
-        self.posted.store(true, Ordering::Relaxed);
         // A thread that is awake takes the lock in the next instant, and would go to sleep over it.
         drop(stage);
+        self.posted.store(true, Ordering::Relaxed);
         self.job.notify_one();
     }
 
     fn next_job(&self, expected: bool) -> Option<Job<S>> {
         if expected {
-            ask_for_a_moment(&self.posted);
+            ask_for(MOMENT, &self.posted);
         }
         let mut stage = lock(&self.stage);
         loop {
@@ -249,8 +261,9 @@ impl<S> Desk<S> {
                 Some(call)
             }
             _ => {
-                self.answered.store(true, Ordering::Relaxed);
                 drop(stage);
+                // The lock is free when a caller that is awake takes it.
+                self.answered.store(true, Ordering::Relaxed);
                 self.done.notify_one();
                 None
             }
@@ -258,11 +271,11 @@ impl<S> Desk<S> {
     }
 }
 
-/// Waits for `news`, awake, for a moment.
-fn ask_for_a_moment(news: &AtomicBool) {
+/// Waits for `news`, awake, for so long at most.
+fn ask_for(time: Duration, news: &AtomicBool) {
     let start = Instant::now();
     let mut asked = 0_u32;
-    while !news.load(Ordering::Relaxed) && start.elapsed() < MOMENT {
+    while !news.load(Ordering::Relaxed) && start.elapsed() < time {
         asked += 1;
         // To yield is a system call, and longer than the news takes when it is there soon.
         if asked < 100 {

@@ -97,7 +97,7 @@ impl GuardedSession {
         function: &'static str,
         call: impl FnOnce(&dyn ModuleSession) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        self.guard.own(function)?;
+        self.guard.check_process(function)?;
         let _inside = self.instance.enter(function)?;
         match &self.session {
             Some(session) if self.epoch == self.guard.epoch() => call(session.as_ref()),

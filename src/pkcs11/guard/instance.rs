@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::not_initialized;
 use crate::pkcs11::fork::Call;
 use crate::pkcs11::module::{CallError, Module};
-use crate::pkcs11::process::{Deadline, TimedLock};
+use crate::pkcs11::process::{Apart, Deadline, TimedLock};
 
 /// A module has one, until calls that hang in it keep it from being started anew. Then it is abandoned for another one,
 /// if the module has such: nothing is called in it any more, and it is not finalised under its calls.
@@ -18,9 +18,11 @@ pub(crate) struct Instance {
     /// No call may go in: it is not initialised, about to be finalised, or abandoned.
     closed: AtomicBool,
     /// How many calls are inside.
-    inside: AtomicUsize,
+    inside: Apart<AtomicUsize>,
     /// How many calls that began in it nobody waits for any more.
     stuck: AtomicUsize,
+    /// The same of all instances together.
+    stuck_anywhere: Arc<AtomicUsize>,
     /// One that hangs holds a lock that others need.
     blocked: AtomicBool,
     /// Sessions are opened and closed one at a time: tpm2-pkcs11's session table takes no lock and crashed otherwise.
@@ -28,16 +30,26 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(module: Arc<dyn Module>, number: u64) -> Arc<Self> {
-        Arc::new(Self {
+    /// The first of a module; `stuck_anywhere` is at 0.
+    pub(super) fn first(module: Arc<dyn Module>, stuck_anywhere: Arc<AtomicUsize>) -> Self {
+        Self {
             module,
-            number,
+            number: 0,
             closed: AtomicBool::new(true),
-            inside: AtomicUsize::new(0),
+            inside: Apart::default(),
             stuck: AtomicUsize::new(0),
+            stuck_anywhere,
             blocked: AtomicBool::new(false),
             sessions: TimedLock::default(),
-        })
+        }
+    }
+
+    /// One to come after this one.
+    pub(super) fn next(&self, module: Arc<dyn Module>) -> Self {
+        Self {
+            number: self.number + 1,
+            ..Self::first(module, self.stuck_anywhere.clone())
+        }
     }
 
     pub(crate) const fn number(&self) -> u64 {
@@ -51,10 +63,12 @@ impl Instance {
 
     /// Counts a call that is written off, or one that has come back.
     pub(crate) fn count_stuck(&self, written_off: bool) {
-        if written_off {
-            self.stuck.fetch_add(1, Ordering::SeqCst);
-        } else {
-            self.stuck.fetch_sub(1, Ordering::SeqCst);
+        for count in [&self.stuck, &*self.stuck_anywhere] {
+            if written_off {
+                count.fetch_add(1, Ordering::SeqCst);
+            } else {
+                count.fetch_sub(1, Ordering::SeqCst);
+            }
         }
     }
 
@@ -72,8 +86,8 @@ impl Instance {
 
     /// Goes in, unless it is closed. Never waits, except for a fork.
     pub(super) fn enter(&self, function: &'static str) -> Result<Inside<'_>, CallError> {
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(&self.inside, Call::begin());
+        self.inside.0.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(&self.inside.0, Call::begin());
         // After the counting: whoever closes looks at the count after that.
         if self.closed.load(Ordering::SeqCst) {
             return Err(not_initialized(function));
@@ -90,7 +104,7 @@ impl Instance {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.inside.load(Ordering::SeqCst) == 0
+        self.inside.0.load(Ordering::SeqCst) == 0
     }
 
     /// Keeps new calls out and waits for those inside; whether they came out in time. It stays closed.
@@ -146,11 +160,6 @@ impl Others {
     fn occupied(&self) -> usize {
         let hanging = self.abandoned.iter().filter(|old| !old.is_empty());
         hanging.count() + self.starting
-    }
-
-    /// How many calls in them nobody waits for any more.
-    pub(super) fn stuck(&self) -> usize {
-        self.abandoned.iter().map(|old| old.stuck()).sum()
     }
 
     /// Whether it is time to try; says yes once per interval.
