@@ -1,5 +1,6 @@
-//! What a broker sees of one and the same task, by scope: a stock Celery publishes it to a real Redis, which tells what it got
-//! (`MONITOR`), and the analysis looks for fourteen facts in that value and in everything that can be unwrapped from it.
+//! What a broker and a result store see of one and the same task, by scope: a stock Celery publishes it to a real Redis and
+//! stores its results there, Redis tells what it got (`MONITOR`), and the analysis looks for fourteen facts of the message and
+//! five of the results in those values and in everything that can be unwrapped from them.
 #![cfg(feature = "software")]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
@@ -7,9 +8,10 @@
 mod readable;
 mod support;
 
+use std::slice;
 use std::sync::Arc;
 
-use readable::{Fact, Task, readable};
+use readable::{EXAMPLE, Fact, readable};
 use serde_json::{Value, json};
 use support::keys;
 use support::python::{self, Environment, Peer};
@@ -20,71 +22,51 @@ use taskseal::{
     Destination, Fernet, KombuMessage, MessageSealer, MultiFernet, Signer, SoftwareSigner,
 };
 
-const TASK: Task<'static> = Task {
-    name: "orders.charge_card",
-    id: "5f0c7d6e-2c0a-4a2f-9f5a-6d1f3f1f7a10",
-    root_id: "0b5a8e0c-90b0-45a7-8c5e-1c1f6ce64c11",
-    argument: "acct-7719-2604",
-    args_repr: "('acct-7719-2604', 129.95)",
-    keyword_argument: "4556-7375-8689-9855",
-    kwargs_repr: "{'card': '4556-7375-8689-9855'}",
-    reply_to: "93b4f2b0-6f5f-3a5b-8f0e-7d0e4ac2d612",
-    eta: "2030-01-01T08:00:00+00:00",
-    retries: 3,
-    routing_key: "orders",
-    signer_id: "Example worker",
-};
+const SIGNER_ID: &str = "Example worker";
 
 /// What an application gives to Celery.
 fn task() -> Value {
     json!({
-        "name": TASK.name,
-        "args": [TASK.argument, 129.95],
-        "kwargs": {"card": TASK.keyword_argument},
-        "task_id": TASK.id,
-        "root_id": TASK.root_id,
-        "parent_id": TASK.root_id,
-        "reply_to": TASK.reply_to,
-        "eta": TASK.eta,
-        "retries": TASK.retries,
+        "name": EXAMPLE.name,
+        "args": [EXAMPLE.argument, 129.95],
+        "kwargs": {"card": EXAMPLE.keyword_argument},
+        "task_id": EXAMPLE.id,
+        "root_id": EXAMPLE.root_id,
+        "parent_id": EXAMPLE.root_id,
+        "reply_to": EXAMPLE.reply_to,
+        "eta": EXAMPLE.eta,
+        "retries": EXAMPLE.retries,
         "time_limit": 300,
-        "queue": TASK.routing_key,
+        "queue": EXAMPLE.routing_key,
+    })
+}
+
+/// What a worker gives to Celery's result backend: the task failed first, and was run again.
+fn results() -> Value {
+    json!({
+        "task_id": EXAMPLE.id,
+        "exception": EXAMPLE.exception,
+        "traceback": EXAMPLE.traceback,
+        "result": EXAMPLE.result,
     })
 }
 
 #[test]
-fn plain_13_signed_14_body_13_message_0() {
-    let test = "plain_13_signed_14_body_13_message_0";
-    let Some(python) = Environment::Fernet.python(test) else {
+fn of_the_message_plain_13_signed_14_body_13_message_0() {
+    let test = "of_the_message_plain_13_signed_14_body_13_message_0";
+    let Some(mut wire) = Wire::start(test) else {
         return;
     };
-    let Some(mut redis) = Redis::start() else {
-        return python::skip(test, "no redis-server on this machine; run ./scripts/test");
-    };
-    let mut monitor = redis.monitor();
-    let mut peer = Peer::start(&python, "fernet_peer.py");
-    let fernet_key = SoftwareKeys::generate().unwrap();
-    peer.ask(&json!({"op": "use_keys", "key": fernet_key.expose_text()}))
-        .unwrap();
-    let (security, signer) = security();
-    let facts = TASK.facts();
-
-    let mut published = |serializer: &str| {
-        let directory = security.path().to_str().unwrap();
-        let request = json!({
-            "op": "publish", "url": redis.url(), "serializer": serializer, "security": directory, "task": task(),
-        });
-        peer.ask(&request).unwrap();
-        stored(&mut monitor)
-    };
-    let plain = published("json");
-    let body = published("fernet_json");
-    let signed = published("auth");
+    let facts = EXAMPLE.facts(SIGNER_ID);
+    let plain = wire.published("json");
+    let body = wire.published("fernet_json");
+    let signed = wire.published("auth");
 
     let all: Vec<&str> = facts.iter().map(|fact| fact.name).collect();
-    assert_eq!(readable(&facts, &plain), all[..13]);
-    assert_eq!(readable(&facts, &signed), all);
-    assert_eq!(readable(&facts, &body), all[..13]);
+    let seen = |value: &Vec<u8>| readable(&facts, slice::from_ref(value));
+    assert_eq!(seen(&plain), all[..13]);
+    assert_eq!(seen(&signed), all);
+    assert_eq!(seen(&body), all[..13]);
     // The body itself is hidden: without the headers that repeat it, the arguments cannot be read.
     let hidden: Vec<Fact> = facts
         .iter()
@@ -95,32 +77,144 @@ fn plain_13_signed_14_body_13_message_0() {
     for name in ["argsrepr", "kwargsrepr"] {
         without.headers_mut().set(name, "").unwrap();
     }
-    assert!(readable(&hidden, &without.to_json().unwrap()).is_empty());
+    assert!(readable(&hidden, &[without.to_json().unwrap()]).is_empty());
 
     // The very message that Celery made, as a whole.
-    let fernet = MultiFernet::from(Fernet::new(fernet_key));
     let to = Destination::any()
-        .with_queue("orders")
-        .with_routing_key("orders");
-    for (sealer, expected) in [
-        (MessageSealer::signed(Arc::clone(&signer)), &all[..]),
-        (MessageSealer::encrypted(fernet.clone()), &[]),
-        (MessageSealer::signed_and_encrypted(signer, fernet), &[]),
-    ] {
+        .with_queue(EXAMPLE.routing_key)
+        .with_routing_key(EXAMPLE.routing_key);
+    for (sealer, expected) in wire.sealers(&all) {
         let sealed = sealer.seal_json(&plain, &to).unwrap();
-        redis.run(&[b"LPUSH", b"orders", sealed.as_bytes()]);
-        let seen = stored(&mut monitor);
-        assert_eq!(seen, sealed.as_bytes());
-        assert_eq!(readable(&facts, &seen), expected);
+        wire.redis
+            .run(&[b"LPUSH", EXAMPLE.routing_key.as_bytes(), sealed.as_bytes()]);
+        let stored = wire.message();
+        assert_eq!(stored, sealed.as_bytes());
+        assert_eq!(seen(&stored), expected);
     }
 }
 
-/// The value of the next message in the queue, whose name is what remains.
-fn stored(monitor: &mut Monitor) -> Vec<u8> {
-    let mut command = monitor.next("LPUSH");
-    assert_eq!(command.len(), 3);
-    assert_eq!(command[1], b"orders");
-    command.remove(2)
+#[test]
+fn of_the_results_plain_4_signed_5_body_0_message_0() {
+    let test = "of_the_results_plain_4_signed_5_body_0_message_0";
+    let Some(mut wire) = Wire::start(test) else {
+        return;
+    };
+    let facts = EXAMPLE.result_facts(SIGNER_ID);
+    let plain = wire.finished("json");
+    let body = wire.finished("fernet_json");
+    let signed = wire.finished("auth");
+
+    let all: Vec<&str> = facts.iter().map(|fact| fact.name).collect();
+    assert_eq!(readable(&facts, &plain), all[..4]);
+    assert_eq!(readable(&facts, &signed), all);
+    assert!(readable(&facts, &body).is_empty());
+    for (value, status) in plain.iter().zip(["FAILURE", "SUCCESS"]) {
+        let value: Value = serde_json::from_slice(value).unwrap();
+        assert_eq!(value["status"], status);
+    }
+
+    // The very results that Celery made, sealed as the Python package does it.
+    for (sealer, expected) in wire.sealers(&all) {
+        let seal = |value| sealer.seal_payload("celery-result", EXAMPLE.id, value);
+        let stored: Vec<Vec<u8>> = plain
+            .iter()
+            .map(|value| {
+                let sealed = seal(value).unwrap();
+                let (key, value) = (result_key(), sealed.as_bytes());
+                wire.redis.run(&[b"SETEX", &key, b"86400", value]);
+                wire.redis.run(&[b"PUBLISH", &key, value]);
+                let stored = wire.result();
+                assert_eq!(stored, value);
+                stored
+            })
+            .collect();
+        assert_eq!(readable(&facts, &stored), expected);
+    }
+}
+
+/// A Redis that tells what it gets, and a stock Celery that sends to it.
+struct Wire {
+    redis: Redis,
+    monitor: Monitor,
+    peer: Peer,
+    security: tempfile::TempDir,
+    signer: Arc<dyn Signer>,
+    fernet: MultiFernet,
+}
+
+impl Wire {
+    fn start(test: &str) -> Option<Self> {
+        let python = Environment::Fernet.python(test)?;
+        let Some(redis) = Redis::start() else {
+            python::skip(test, "no redis-server on this machine; run ./scripts/test");
+            return None;
+        };
+        let mut peer = Peer::start(&python, "fernet_peer.py");
+        let keys = SoftwareKeys::generate().unwrap();
+        peer.ask(&json!({"op": "use_keys", "key": keys.expose_text()}))
+            .unwrap();
+        let (security, signer) = security();
+        Some(Self {
+            monitor: redis.monitor(),
+            redis,
+            peer,
+            security,
+            signer,
+            fernet: Fernet::new(keys).into(),
+        })
+    }
+
+    /// The value that the broker gets when Celery sends the task.
+    fn published(&mut self, serializer: &str) -> Vec<u8> {
+        self.ask(serializer, json!({"op": "publish", "task": task()}));
+        self.message()
+    }
+
+    /// The values that the result store gets when Celery stores the results: the failure, the success.
+    fn finished(&mut self, serializer: &str) -> [Vec<u8>; 2] {
+        self.ask(serializer, json!({"op": "finish", "results": results()}));
+        [self.result(), self.result()]
+    }
+
+    fn ask(&mut self, serializer: &str, mut request: Value) {
+        request["url"] = self.redis.url().into();
+        request["serializer"] = serializer.into();
+        request["security"] = self.security.path().to_str().into();
+        self.peer.ask(&request).unwrap();
+    }
+
+    /// The value of the next message in the queue, whose name is what remains.
+    fn message(&mut self) -> Vec<u8> {
+        let mut command = self.monitor.next("LPUSH");
+        assert_eq!(command.len(), 3);
+        assert_eq!(command[1], EXAMPLE.routing_key.as_bytes());
+        command.remove(2)
+    }
+
+    /// The next value that is stored as the task's result, and announced. The key, which is the channel's name as well, is
+    /// what remains: it holds the task's id in every scope.
+    fn result(&mut self) -> Vec<u8> {
+        let mut stored = self.monitor.next("SETEX");
+        assert_eq!(stored.len(), 4);
+        assert_eq!(stored[1], result_key());
+        let announced = self.monitor.next("PUBLISH");
+        assert_eq!(announced, [&b"PUBLISH"[..], &result_key(), &stored[3]]);
+        stored.remove(3)
+    }
+
+    /// Whole messages in every form, and which of the facts each leaves readable.
+    fn sealers<'a>(&self, all: &'a [&'a str]) -> [(MessageSealer, &'a [&'a str]); 3] {
+        let (signer, fernet) = (Arc::clone(&self.signer), self.fernet.clone());
+        [
+            (MessageSealer::signed(Arc::clone(&signer)), all),
+            (MessageSealer::encrypted(fernet.clone()), &[]),
+            (MessageSealer::signed_and_encrypted(signer, fernet), &[]),
+        ]
+    }
+}
+
+fn result_key() -> Vec<u8> {
+    format!("celery-task-meta-{}", EXAMPLE.id).into_bytes()
 }
 
 /// The directory of a key and a certificate that Celery signs with, and the same as a signer.
@@ -128,7 +222,7 @@ fn security() -> (tempfile::TempDir, Arc<dyn Signer>) {
     let directory = tempfile::tempdir().unwrap();
     let key = keys::key(2048, Scheme::default());
     let certificate = keys::certificate(&key, "CN=worker,O=Example");
-    assert!(certificate.id().starts_with(TASK.signer_id));
+    assert!(certificate.id().starts_with(SIGNER_ID));
     let pem = der::pem::encode_string("PRIVATE KEY", der::pem::LineEnding::LF, keys::pkcs8(2048));
     std::fs::write(directory.path().join("worker.key"), pem.unwrap()).unwrap();
     std::fs::create_dir(directory.path().join("trusted")).unwrap();

@@ -73,27 +73,53 @@ def plain_open(key, token):
     return loads(Fernet(key).decrypt(token.encode()).decode())
 
 
-def publish(url, serializer, security, task):
-    """Sends a task as an application does. `security` is the directory of a key and certificates, for `auth`."""
+def application(url, serializer, security):
+    """An application that sends and stores with this serializer. `security` is the directory of a key and certificates, for
+    `auth`."""
     from celery import Celery
 
-    app = Celery("publisher", broker=url)
+    app = Celery("publisher", broker=url, backend=url)
+    app.conf.update(
+        task_serializer=serializer,
+        result_serializer=serializer,
+        accept_content=[serializer],
+        result_accept_content=[serializer],
+    )
     if serializer == "auth":
         app.conf.update(
             security_key=os.path.join(security, "worker.key"),
             security_certificate=os.path.join(security, "trusted", "worker.pem"),
             security_cert_store=os.path.join(security, "trusted", "*.pem"),
             security_digest="sha256",
-            task_serializer="auth",
-            accept_content=["auth"],
         )
         app.setup_security()
+    return app
+
+
+def publish(url, serializer, security, task):
+    """Sends a task as an application does."""
+    app = application(url, serializer, security)
     app.send_task(serializer=serializer, args=tuple(task.pop("args")), **task)
+
+
+class Declined(Exception):
+    """What the task raises."""
+
+
+def finish(url, serializer, security, results):
+    """Stores the failure and then the success of a task, as a worker does."""
+    backend = application(url, serializer, security).backend
+    task_id = results["task_id"]
+    # The worker passes the traceback as text.
+    backend.store_result(task_id, Declined(results["exception"]), "FAILURE", traceback=results["traceback"])
+    backend.store_result(task_id, results["result"], "SUCCESS")
+    # A success that is there already would stay.
+    backend.forget(task_id)
 
 
 OPERATIONS = {
     function.__name__: function
-    for function in (encrypt, decrypt, rotate, use_keys, dumps, loads, plain_seal, plain_open, publish)
+    for function in (encrypt, decrypt, rotate, use_keys, dumps, loads, plain_seal, plain_open, publish, finish)
 }
 
 for line in sys.stdin:

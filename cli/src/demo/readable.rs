@@ -1,4 +1,4 @@
-//! What of a task can be read, without any key, in the value that a broker stores.
+//! What of a task and its results can be read, without any key, in the values that a broker stores.
 
 use std::collections::HashSet;
 
@@ -14,26 +14,49 @@ pub(crate) struct Fact {
     pub(crate) text: String,
 }
 
-/// The parts of a task of Celery's protocol 2 that are nobody's business but the sender's and the worker's.
-#[derive(Debug, Clone)]
-pub(crate) struct Task<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) id: &'a str,
-    pub(crate) root_id: &'a str,
-    pub(crate) argument: &'a str,
-    pub(crate) args_repr: &'a str,
-    pub(crate) keyword_argument: &'a str,
-    pub(crate) kwargs_repr: &'a str,
-    pub(crate) reply_to: &'a str,
-    pub(crate) eta: &'a str,
+/// A task of Celery's protocol 2 and its results: what is nobody's business but the sender's and the worker's.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) name: &'static str,
+    pub(crate) id: &'static str,
+    pub(crate) root_id: &'static str,
+    pub(crate) argument: &'static str,
+    pub(crate) args_repr: &'static str,
+    pub(crate) keyword_argument: &'static str,
+    pub(crate) kwargs_repr: &'static str,
+    pub(crate) reply_to: &'static str,
+    pub(crate) eta: &'static str,
     pub(crate) retries: u32,
-    pub(crate) routing_key: &'a str,
-    pub(crate) signer_id: &'a str,
+    /// Of the queue too.
+    pub(crate) routing_key: &'static str,
+    /// What went wrong the first time: the arguments of the exception.
+    pub(crate) exception: &'static str,
+    pub(crate) traceback: &'static str,
+    /// What it returned the second time.
+    pub(crate) result: &'static str,
 }
 
-impl Task<'_> {
-    /// Fourteen, of which the last, who signed it, is there in signed messages alone.
-    pub(crate) fn facts(&self) -> Vec<Fact> {
+/// The task that is looked for, here and in the tests.
+pub(crate) const EXAMPLE: Task = Task {
+    name: "orders.charge_card",
+    id: "5f0c7d6e-2c0a-4a2f-9f5a-6d1f3f1f7a10",
+    root_id: "0b5a8e0c-90b0-45a7-8c5e-1c1f6ce64c11",
+    argument: "acct-7719-2604",
+    args_repr: "('acct-7719-2604', 129.95)",
+    keyword_argument: "4556-7375-8689-9855",
+    kwargs_repr: "{'card': '4556-7375-8689-9855'}",
+    reply_to: "93b4f2b0-6f5f-3a5b-8f0e-7d0e4ac2d612",
+    eta: "2030-01-01T08:00:00+00:00",
+    retries: 3,
+    routing_key: "orders",
+    exception: "limit of the card is reached",
+    traceback: "Traceback (most recent call last):\n  File \"/srv/shop/orders/payment.py\", line 41, in charge_card\n",
+    result: "receipt-88-4417-0352",
+};
+
+impl Task {
+    /// Of its message: fourteen, of which the last, who signed it, is there in signed messages alone.
+    pub(crate) fn facts(&self, signer_id: &str) -> Vec<Fact> {
         let quoted = |name: &str, value: &str| format!("\"{name}\":\"{value}");
         [
             ("task name", self.name.to_owned()),
@@ -52,17 +75,35 @@ impl Task<'_> {
                 format!("\"retries\":{}", self.retries),
             ),
             ("routing key", quoted("routing_key", self.routing_key)),
-            ("signer id", self.signer_id.to_owned()),
+            ("signer id", signer_id.to_owned()),
         ]
         .map(|(name, text)| Fact { name, text })
         .to_vec()
     }
+
+    /// Of what a worker stores of it, a failure and then a success: five, of which the last is there in signed results
+    /// alone.
+    pub(crate) fn result_facts(&self, signer_id: &str) -> Vec<Fact> {
+        let path = self.traceback.split('"').nth(1).unwrap_or(self.traceback);
+        [
+            ("result value", self.result),
+            ("exception text", self.exception),
+            ("traceback path", path),
+            ("task id", self.id),
+            ("signer id", signer_id),
+        ]
+        .map(|(name, text)| Fact {
+            name,
+            text: text.to_owned(),
+        })
+        .to_vec()
+    }
 }
 
-/// The facts that can be read in a value: in its bytes, in these without blanks, in every text of JSON in it, in whatever
-/// looks like base64, and so on inward.
-pub(crate) fn readable(facts: &[Fact], value: &[u8]) -> Vec<&'static str> {
-    let layers = layers(value);
+/// The facts that can be read in any of these values: in its bytes, in these without blanks, in every text of JSON in it, in
+/// whatever looks like base64, and so on inward.
+pub(crate) fn readable(facts: &[Fact], values: &[Vec<u8>]) -> Vec<&'static str> {
+    let layers: Vec<_> = values.iter().flat_map(|value| layers(value)).collect();
     let there = |fact: &&Fact| {
         let text = fact.text.as_bytes();
         let in_layer = |layer: &Vec<u8>| layer.windows(text.len()).any(|part| part == text);
@@ -146,7 +187,7 @@ mod tests {
 
     fn found(value: &[u8]) -> bool {
         let text = "secret-4711".to_owned();
-        !readable(&[Fact { name: "it", text }], value).is_empty()
+        !readable(&[Fact { name: "it", text }], &[value.to_vec()]).is_empty()
     }
 
     /// An analysis that found nothing in anything would prove nothing.
