@@ -1,6 +1,5 @@
 //! The command line.
 
-#[cfg(feature = "software")]
 pub(crate) mod fernet;
 pub(crate) mod message;
 #[cfg(feature = "pkcs11")]
@@ -83,7 +82,6 @@ pub(crate) enum Command {
     /// Show the parts of an envelope, verifying nothing
     Inspect(InspectArgs),
     /// Encrypt and decrypt with Fernet keys, or make one
-    #[cfg(feature = "software")]
     Fernet(fernet::FernetArgs),
     /// List tokens, or make one
     #[cfg(feature = "pkcs11")]

@@ -1,6 +1,10 @@
 //! `taskseal fernet`, and where its keys come from.
 
-mod key;
+#[cfg(feature = "software")]
+mod memory;
+#[cfg(not(feature = "software"))]
+#[path = "fernet/no_memory.rs"]
+mod memory;
 #[cfg(feature = "pkcs11")]
 mod token;
 
@@ -8,12 +12,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use serde::Serialize;
-use taskseal::fernet::body::keys_from_env;
-use taskseal::fernet::software::SoftwareKeys;
 #[cfg(feature = "pkcs11")]
 use taskseal::pkcs11::Uri;
 use taskseal::{ErrorClass, Fernet, MultiFernet};
+use zeroize::Zeroizing;
 
 use crate::args::Global;
 #[cfg(feature = "pkcs11")]
@@ -22,7 +27,7 @@ use crate::args::fernet::{
     DecryptArgs, EncryptArgs, FernetArgs, FernetCommand, FernetKeyCommand, RotateArgs,
 };
 use crate::failure::Failure;
-use crate::{input, output, secret};
+use crate::{input, keys, output};
 
 /// Where Fernet keys are. The key itself is never an argument: other processes can read the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,50 +51,61 @@ impl FromStr for KeySource {
                 name => Ok(Self::Variable(name.to_owned())),
             };
         }
-        #[cfg(feature = "pkcs11")]
-        if text.starts_with("pkcs11:") {
-            return Ok(Self::Token(crate::keys::token_uri(text)?));
-        }
-        // The parser's own error would quote it.
-        if SoftwareKeys::from_text(text).is_ok() {
-            return Ok(Self::KeyItself);
+        if keys::is_uri(text) {
+            return Self::token(text);
         }
         match text {
             "" => Err("it is empty".to_owned()),
+            // The parser's own error would quote it.
+            text if is_key(text) => Ok(Self::KeyItself),
             path => Ok(Self::File(path.into())),
+        }
+    }
+}
+
+/// Whether a text has the form of a key, which no file should have as its name.
+fn is_key(text: &str) -> bool {
+    let bytes = URL_SAFE.decode(text).map(Zeroizing::new);
+    bytes.is_ok_and(|bytes| bytes.len() == 32)
+}
+
+impl KeySource {
+    #[cfg(feature = "pkcs11")]
+    fn token(text: &str) -> Result<Self, String> {
+        keys::token_uri(text).map(Self::Token)
+    }
+
+    #[cfg(not(feature = "pkcs11"))]
+    fn token(_: &str) -> Result<Self, String> {
+        Err(keys::NO_TOKENS.to_owned())
+    }
+
+    fn open(&self) -> Result<Vec<Fernet>, Failure> {
+        match self {
+            Self::Variable(name) => Ok(vec![memory::from_variable(name)?]),
+            Self::File(path) => memory::from_file(path),
+            #[cfg(feature = "pkcs11")]
+            Self::Token(uri) => {
+                let module = std::env::var_os("TASKSEAL_MODULE").map(PathBuf::from);
+                let keys = crate::token::builder(uri, module.as_deref()).open_fernet_keys()?;
+                Ok(vec![Fernet::new(keys)])
+            }
+            Self::KeyItself => Err(key_itself()),
         }
     }
 }
 
 /// The keys of all sources in their order; those of the usual variables when none is named.
 pub(crate) fn open_keys(sources: &[KeySource]) -> Result<MultiFernet, Failure> {
-    if sources.is_empty() {
-        return keys_from_env().map_err(|error| {
-            Failure::from(error)
-                .hint("name the key with --key FILE or --key env:NAME; `taskseal fernet key generate` makes one")
-        });
-    }
-    let mut all = Vec::new();
+    let mut keys = Vec::new();
     for source in sources {
-        match source {
-            KeySource::Variable(name) => {
-                let text = secret::from_env(name).ok_or_else(|| {
-                    Failure::permanent("key", format!("the variable {name} is not set or empty"))
-                })?;
-                all.push(key(&text, &format!("the variable {name}"))?);
-            }
-            KeySource::File(path) => all.extend(from_file(path)?),
-            #[cfg(feature = "pkcs11")]
-            KeySource::Token(uri) => {
-                let module = std::env::var_os("TASKSEAL_MODULE").map(PathBuf::from);
-                let keys = crate::token::builder(uri, module.as_deref()).open_fernet_keys()?;
-                all.push(Fernet::new(keys));
-            }
-            KeySource::KeyItself => return Err(key_itself()),
-        }
+        keys.extend(source.open()?);
     }
-    let first = all.remove(0);
-    Ok(MultiFernet::new(first, all))
+    let mut keys = keys.into_iter();
+    match keys.next() {
+        Some(first) => Ok(MultiFernet::new(first, keys)),
+        None => memory::usual(),
+    }
 }
 
 fn key_itself() -> Failure {
@@ -97,34 +113,6 @@ fn key_itself() -> Failure {
         "a key itself was named, which everybody on this machine could read in the process list";
     Failure::new("key", ErrorClass::Credential, text)
         .hint("make a new one, and name its file or env:NAME")
-}
-
-/// One key on each line; empty lines and those that begin with # are none.
-fn from_file(path: &Path) -> Result<Vec<Fernet>, Failure> {
-    let text = secret::whole_file("key", path)?;
-    let keys = text
-        .lines()
-        .map(str::trim)
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(at, line)| key(line, &format!("line {} of {}", at + 1, path.display())))
-        .collect::<Result<Vec<_>, _>>()?;
-    match keys.is_empty() {
-        true => Err(Failure::permanent(
-            "key",
-            format!("there is no key in {}", path.display()),
-        )),
-        false => Ok(keys),
-    }
-}
-
-fn key(text: &str, place: &str) -> Result<Fernet, Failure> {
-    SoftwareKeys::from_text(text).map(Fernet::new).map_err(|_| {
-        let text = format!(
-            "{place} holds no Fernet key: 32 bytes in base64url with padding, 44 characters"
-        );
-        Failure::new("key", ErrorClass::Permanent, text)
-    })
 }
 
 /// What was made.
@@ -147,7 +135,7 @@ pub(crate) fn run(args: &FernetArgs, global: Global) -> Result<(), Failure> {
                 module,
                 ..
             }) => token::generate(uri, module.as_deref(), global),
-            FernetKeyCommand::Generate(args) => key::generate(args.out.as_deref()),
+            FernetKeyCommand::Generate(args) => memory::generate(args.out.as_deref()),
             #[cfg(feature = "pkcs11")]
             FernetKeyCommand::Import(args) => token::import(args, global),
             #[cfg(feature = "pkcs11")]

@@ -23,13 +23,23 @@ impl FromStr for KeySource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.get(..7) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("pkcs11:") => Self::token(text),
-            _ if text.is_empty() => Err("it is empty".to_owned()),
-            _ => Ok(Self::Pem(text.into())),
+        match text {
+            "" => Err("it is empty".to_owned()),
+            uri if is_uri(uri) => Self::token(uri),
+            path => Ok(Self::Pem(path.into())),
         }
     }
 }
+
+/// Whether it names something on a token, and no file.
+pub(crate) fn is_uri(text: &str) -> bool {
+    text.get(..7)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("pkcs11:"))
+}
+
+#[cfg(not(feature = "pkcs11"))]
+pub(crate) const NO_TOKENS: &str =
+    "this taskseal was built without support for PKCS#11 tokens (feature pkcs11)";
 
 impl KeySource {
     #[cfg(feature = "pkcs11")]
@@ -39,10 +49,7 @@ impl KeySource {
 
     #[cfg(not(feature = "pkcs11"))]
     fn token(_: &str) -> Result<Self, String> {
-        Err(
-            "this taskseal was built without support for PKCS#11 tokens (feature pkcs11)"
-                .to_owned(),
-        )
+        Err(NO_TOKENS.to_owned())
     }
 }
 

@@ -9,7 +9,6 @@ mod demo;
 #[cfg(feature = "pkcs11")]
 mod doctor;
 mod failure;
-#[cfg(feature = "software")]
 mod fernet;
 mod input;
 mod inspect;
@@ -76,7 +75,6 @@ fn run(command: Command, global: Global) -> Result<u8, Failure> {
         Command::Seal(args) => seal::run(&args, global),
         Command::Open(args) => open::run(&args, global),
         Command::Inspect(args) => inspect::run(&args, global),
-        #[cfg(feature = "software")]
         Command::Fernet(args) => fernet::run(&args, global),
         #[cfg(feature = "pkcs11")]
         Command::Token(args) => token::run(&args, global),

@@ -74,7 +74,6 @@ pub(crate) fn open(
     Ok(report(&opened, global)?)
 }
 
-#[cfg(feature = "software")]
 fn sealer(scope: &ScopeOptions, signer: Arc<dyn Signer>) -> Result<MessageSealer, Failure> {
     Ok(match scope.encrypt_key.as_slice() {
         [] => MessageSealer::signed(signer),
@@ -82,22 +81,11 @@ fn sealer(scope: &ScopeOptions, signer: Arc<dyn Signer>) -> Result<MessageSealer
     })
 }
 
-#[cfg(not(feature = "software"))]
-fn sealer(_: &ScopeOptions, signer: Arc<dyn Signer>) -> Result<MessageSealer, Failure> {
-    Ok(MessageSealer::signed(signer))
-}
-
-#[cfg(feature = "software")]
 fn opener(scope: &ScopeOptions, opener: Opener) -> Result<MessageOpener, Failure> {
     Ok(match scope.encrypt_key.as_slice() {
         [] => MessageOpener::signed(opener),
         sources => MessageOpener::signed_and_encrypted(opener, crate::fernet::open_keys(sources)?),
     })
-}
-
-#[cfg(not(feature = "software"))]
-fn opener(_: &ScopeOptions, opener: Opener) -> Result<MessageOpener, Failure> {
-    Ok(MessageOpener::signed(opener))
 }
 
 /// Who sealed it, when, and for where.

@@ -294,49 +294,98 @@ fn pins_of_a_new_token_may_come_from_variables() {
         .code(1);
 }
 
-#[cfg(feature = "software")]
 #[test]
 fn fernet_keys_in_the_token_encrypt_decrypt_rotate_and_are_not_made_twice() {
     let Some(place) = place_with_pin() else {
         return;
     };
-    let uri = "pkcs11:token=test;object=queue";
-    let made = json_on_stdout(
-        &place
-            .run(&format!("fernet key generate --json --key {uri}"))
-            .success(),
+    let (old, new) = (
+        "pkcs11:token=test;object=old",
+        "pkcs11:token=test;object=queue",
     );
-    assert_eq!(made.as_array().unwrap().len(), 2, "{made}");
-    for key in made.as_array().unwrap() {
-        assert_eq!(
-            (&key["sensitive"], &key["extractable"]),
-            (&true.into(), &false.into())
-        );
+    for uri in [old, new] {
+        let made = place.run(&format!("fernet key generate --json --key {uri}"));
+        let made = json_on_stdout(&made.success());
+        assert_eq!(made.as_array().unwrap().len(), 2, "{made}");
+        for key in made.as_array().unwrap() {
+            assert_eq!(
+                (&key["sensitive"], &key["extractable"]),
+                (&true.into(), &false.into())
+            );
+        }
     }
     place
-        .run(&format!("fernet key generate --key {uri}"))
+        .run(&format!("fernet key generate --key {new}"))
         .failure()
         .stderr(contains("a secret key with label \"queue\""));
-    place.run("fernet key generate --out old.key").success();
-    let old = stdout(
-        &place
-            .run("fernet encrypt --key old.key task.json")
-            .success(),
+    let listed = stdout(&place.run(&format!("fernet key list --key {new}")).success());
+    assert!(
+        listed.contains("generic secret") && listed.contains("AES"),
+        "{listed}"
     );
-    place.write("old.token", format!("{}\n", old.trim()));
-    let rotated = place.run(&format!(
-        "fernet rotate --key {uri} --key old.key old.token"
-    ));
+    assert!(!listed.contains("old"), "{listed}");
+
+    let token = place.run(&format!("fernet encrypt --key {old} task.json"));
+    place.write("old.token", stdout(&token.success()));
+    let rotated = place.run(&format!("fernet rotate --key {new} --key {old} old.token"));
     place.write("token", stdout(&rotated.success()));
     place
-        .run(&format!("fernet decrypt --key {uri} token"))
+        .run(&format!("fernet decrypt --key {new} token"))
         .success()
         .stdout(BODY);
     place
-        .run("fernet decrypt --key old.key token")
+        .run(&format!("fernet decrypt --key {old} token"))
         .code(1)
         .stdout("");
-    // The same key in a file and in the token.
+    place
+        .run("fernet encrypt --key pkcs11:token=test;object=nothing task.json")
+        .failure()
+        .stderr(contains("no generic secret with label \"nothing\""));
+}
+
+#[test]
+fn a_message_is_signed_and_encrypted_with_keys_in_the_token_alone() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    const MESSAGE: &str = r#"{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json", "headers": {}, "properties": {}}"#;
+    place.write("message.json", MESSAGE);
+    let queue = "pkcs11:token=test;object=queue";
+    for command in [
+        format!("key generate --key {KEY}"),
+        format!("cert self-sign --key {KEY} --subject CN=w,O=E --days 30 --out w.pem"),
+        format!("fernet key generate --key {queue}"),
+        "fernet key generate --key pkcs11:token=test;object=other".to_owned(),
+    ] {
+        place.run(&command).success();
+    }
+    let sealed = place.run(&format!(
+        "seal --key {KEY} --cert w.pem --encrypt-key {queue} --queue celery message.json"
+    ));
+    let sealed = stdout(&sealed.success());
+    assert!(sealed.starts_with("gAAAA"), "{sealed}");
+    place.write("sealed", sealed);
+    let open = |key: &str| {
+        place.run(&format!(
+            "open --store w.pem --encrypt-key {key} --queue celery sealed"
+        ))
+    };
+    open(queue).success().stdout(MESSAGE);
+    open("pkcs11:token=test;object=other")
+        .code(1)
+        .stdout("")
+        .stderr(contains("refused (token)"));
+}
+
+#[cfg(feature = "software")]
+#[test]
+fn a_fernet_key_in_a_file_goes_into_the_token_and_is_the_same_there() {
+    let Some(place) = place_with_pin() else {
+        return;
+    };
+    place.run("fernet key generate --out old.key").success();
+    let token = place.run("fernet encrypt --key old.key task.json");
+    place.write("old.token", stdout(&token.success()));
     let copy = "pkcs11:token=test;object=copy";
     place
         .run(&format!("fernet key import --key {copy} old.key"))
@@ -346,18 +395,33 @@ fn fernet_keys_in_the_token_encrypt_decrypt_rotate_and_are_not_made_twice() {
         .run(&format!("fernet decrypt --key {copy} old.token"))
         .success()
         .stdout(BODY);
-    let listed = stdout(
-        &place
-            .run(&format!("fernet key list --key {copy}"))
-            .success(),
-    );
-    assert!(
-        listed.contains("generic secret") && listed.contains("AES"),
-        "{listed}"
-    );
-    assert!(!listed.contains("queue"), "{listed}");
+    // From a key in a file to keys in the token.
+    let queue = "pkcs11:token=test;object=queue";
     place
-        .run("fernet encrypt --key pkcs11:token=test;object=nothing task.json")
-        .failure()
-        .stderr(contains("no generic secret with label \"nothing\""));
+        .run(&format!("fernet key generate --key {queue}"))
+        .success();
+    let rotated = place.run(&format!(
+        "fernet rotate --key {queue} --key old.key old.token"
+    ));
+    place.write("token", stdout(&rotated.success()));
+    place
+        .run(&format!("fernet decrypt --key {queue} token"))
+        .success()
+        .stdout(BODY);
+    place
+        .run("fernet decrypt --key old.key token")
+        .code(1)
+        .stdout("");
+    for (from, error) in [
+        (queue, "cannot be taken out of a token"),
+        ("task.json", "holds no Fernet key"),
+        ("env:NOTHING", "is not set"),
+    ] {
+        place
+            .run(&format!(
+                "fernet key import --key pkcs11:token=test;object=bad {from}"
+            ))
+            .code(1)
+            .stderr(contains(error));
+    }
 }

@@ -3,6 +3,8 @@
 
 mod support;
 
+#[cfg(not(feature = "software"))]
+use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 use support::{Place, json_on_stderr, stderr, stdout};
 
@@ -16,17 +18,13 @@ fn every_command_has_help_with_examples() {
         "inspect",
         "cert self-sign",
         "cert request",
+        "fernet encrypt",
+        "fernet decrypt",
+        "fernet rotate",
+        "fernet key generate",
         "store check",
         "completions",
     ];
-    if cfg!(feature = "software") {
-        commands.extend([
-            "fernet encrypt",
-            "fernet decrypt",
-            "fernet rotate",
-            "fernet key generate",
-        ]);
-    }
     if cfg!(feature = "pkcs11") {
         commands.extend([
             "token list",
@@ -109,6 +107,27 @@ fn a_build_without_software_keys_says_so() {
         .run("seal --key worker.key --cert worker.pem task.json")
         .code(1)
         .stderr(contains("built without code that loads private keys"));
+    place.write(
+        "fernet.key",
+        "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n",
+    );
+    #[cfg(feature = "pkcs11")]
+    place
+        .run("fernet key import --key pkcs11:token=x fernet.key")
+        .code(1)
+        .stderr(contains("no key is imported"));
+    for words in [
+        "fernet encrypt --key fernet.key task.json",
+        "fernet decrypt --key env:MY_KEY task.json",
+        "fernet rotate task.json",
+        "fernet key generate",
+        "fernet key generate --out new.key",
+    ] {
+        place.run(words).code(1).stdout("").stderr(
+            contains("built without code that loads keys into memory").and(contains("pkcs11:")),
+        );
+    }
+    assert!(!place.path("new.key").exists());
 }
 
 #[cfg(not(feature = "pkcs11"))]
@@ -117,6 +136,10 @@ fn a_build_without_tokens_says_so() {
     let place = Place::with_worker();
     place
         .run("seal --key pkcs11:token=x")
+        .code(2)
+        .stderr(contains("without support for PKCS#11"));
+    place
+        .run("fernet encrypt --key pkcs11:token=x task.json")
         .code(2)
         .stderr(contains("without support for PKCS#11"));
 }

@@ -40,21 +40,15 @@ pub(crate) struct ScopeOptions {
     /// A whole message (kombu's JSON with body, headers and properties), and not the body of a task
     #[arg(long, conflicts_with = "format")]
     message: bool,
-    /// Fernet key of a message that is signed and then encrypted: a file, or env:NAME; repeatable, the first one encrypts
-    #[cfg(feature = "software")]
-    #[arg(long, value_name = "FILE|env:NAME", conflicts_with = "format")]
+    /// Fernet key of a message that is signed and then encrypted: a file, env:NAME, or the URI of two keys in a token;
+    /// repeatable, the first one encrypts
+    #[arg(long, value_name = "FILE|env:NAME|URI", conflicts_with = "format")]
     pub(crate) encrypt_key: Vec<crate::fernet::KeySource>,
 }
 
 impl ScopeOptions {
-    #[cfg(feature = "software")]
     pub(crate) fn is_message(&self) -> bool {
         self.message || !self.encrypt_key.is_empty()
-    }
-
-    #[cfg(not(feature = "software"))]
-    pub(crate) fn is_message(&self) -> bool {
-        self.message
     }
 }
 

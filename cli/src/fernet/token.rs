@@ -1,20 +1,18 @@
 //! `taskseal fernet key` on a token.
 
 use serde::Serialize;
-use taskseal::fernet::software::SoftwareKeys;
 use taskseal::pkcs11::{
     SecretKeyInfo, Uri, generate_fernet_keys, import_fernet_keys, list_secret_keys,
 };
-use zeroize::Zeroizing;
 
-use super::{KeySource, key_itself};
+use super::memory;
 use crate::args::Global;
 use crate::args::fernet::ImportArgs;
 use crate::args::token::TokenKeyOptions;
 use crate::failure::Failure;
 use crate::key::judged;
 use crate::output::{self, Table, style};
-use crate::{secret, token};
+use crate::token;
 
 /// What is printed of a key on a token. `null` is what the token does not tell.
 #[derive(Serialize)]
@@ -37,24 +35,7 @@ pub(super) fn generate(
 }
 
 pub(super) fn import(args: &ImportArgs, global: Global) -> Result<(), Failure> {
-    let text = match &args.from {
-        KeySource::Variable(name) => secret::from_env(name).ok_or_else(|| {
-            Failure::permanent("key", format!("the variable {name} is not set or empty"))
-        })?,
-        KeySource::File(path) => secret::whole_file("key", path)?,
-        KeySource::Token(_) => {
-            let text = "a key cannot be taken out of a token, so none is imported from one";
-            return Err(Failure::permanent("usage", text));
-        }
-        KeySource::KeyItself => return Err(key_itself()),
-    };
-    let keys = SoftwareKeys::from_text(text.trim()).map_err(|_| {
-        Failure::permanent(
-            "key",
-            "that is no Fernet key: 32 bytes in base64url with padding, 44 characters",
-        )
-    })?;
-    let bytes = Zeroizing::new(keys.expose_bytes());
+    let bytes = memory::bytes_of(&args.from)?;
     let builder = token::builder(&args.key.uri, args.key.module.as_deref());
     let made = import_fernet_keys(&builder, &bytes)?;
     output::warn(
