@@ -11,11 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use support::fault::{Fault, Faults, faulty};
 use support::fork::fork;
 use support::softhsm::{self, PIN, Token};
+use support::spy::spy;
 use taskseal::ErrorClass;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind as Kind, KeyType, ObjectClass, User, load,
+    Attribute, AttributeKind as Kind, KeyType, MechanismKind, ObjectClass, User, load,
 };
 use taskseal::pkcs11::{self, Builder, Error, Pin, Pkcs11FernetKeys, Rv, SecretKeyInfo};
 
@@ -31,10 +32,31 @@ fn generated(token: &Token, label: &str) -> Pkcs11FernetKeys {
     named(token, label).open_fernet_keys().unwrap()
 }
 
+/// The same key on a token that leaves padding to us and on one that pads, whatever it is given.
+fn both(token: &Token) -> [Fernet; 2] {
+    pkcs11::import_fernet_keys(&named(token, "queue"), &KEY).unwrap();
+    let pads = offering_all_but(token, &[MechanismKind::AesCbc]);
+    let builders = [named(token, "queue"), pads];
+    builders.map(|builder| Fernet::new(builder.open_fernet_keys().unwrap()))
+}
+
+/// For the pair `queue` behind a module that neither offers these mechanisms nor does them.
+fn offering_all_but(token: &Token, not_offered: &[MechanismKind]) -> Builder {
+    let (module, spy) = spy(&token.module);
+    spy.hooks.lock().unwrap().not_offered = not_offered.to_vec();
+    named(token, "queue").module_implementation(module)
+}
+
 /// A pair on a token behind a module that gets faults.
 fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
+    faulted_with(token, [])
+}
+
+/// The same, with these faults when the pair is opened and encrypts for the first time.
+fn faulted_with<const N: usize>(token: &Token, first: [Fault; N]) -> (Fernet, Arc<Faults>) {
     pkcs11::import_fernet_keys(&named(token, "q"), &KEY).unwrap();
     let (module, faults) = faulty(&token.module);
+    faults.script("C_Encrypt", first);
     let keys = named(token, "q")
         .module_implementation(module)
         .deadline(Duration::from_secs(2))
@@ -64,6 +86,7 @@ fn lengths() -> impl Iterator<Item = usize> {
         chunk + 1,
         3 * chunk,
         1 << 20,
+        (3 << 20) + 5,
     ])
 }
 
@@ -104,19 +127,22 @@ fn generated_keys_are_two_stay_in_the_token_and_round_trip() {
 fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        pkcs11::import_fernet_keys(&named(&token, "queue"), &KEY).unwrap();
-        let on_token = Fernet::new(named(&token, "queue").open_fernet_keys().unwrap());
+        let both = both(&token);
         let (now, iv) = (SystemTime::now(), [7; 16]);
         for len in lengths() {
-            let data: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
-            let made = |fernet: &Fernet| fernet.dangerous_encrypt_with_iv(&data, now, iv).unwrap();
-            let (ours, theirs) = (made(&on_token), made(&in_memory()));
-            assert!(ours == theirs, "{len}");
-            assert!(
-                on_token.decrypt(theirs.as_bytes(), None).unwrap() == data,
-                "{len}"
-            );
+            // Data that looks like padding, too.
+            for data in [vec![0x10; len], (0..=250).cycle().take(len).collect()] {
+                let made =
+                    |fernet: &Fernet| fernet.dangerous_encrypt_with_iv(&data, now, iv).unwrap();
+                let theirs = made(&in_memory());
+                for on_token in &both {
+                    assert!(made(on_token) == theirs, "{len}");
+                    let read = on_token.decrypt(theirs.as_bytes(), None).unwrap();
+                    assert!(read == data, "{len}");
+                }
+            }
         }
+        let [on_token, _] = both;
         // From one key in memory to one in the token, as in a change of keys.
         let old = Fernet::new(SoftwareKeys::generate().unwrap());
         let sealed = old.encrypt(b"data").unwrap();
@@ -132,15 +158,15 @@ fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
 #[test]
 fn every_flipped_bit_and_bad_padding_is_refused_alike() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        pkcs11::import_fernet_keys(&named(&token, "queue"), &KEY).unwrap();
-        let fernet = Fernet::new(named(&token, "queue").open_fernet_keys().unwrap());
-        let sealed = fernet.encrypt(b"a message").unwrap();
+        let both = both(&hsm.token("lab"));
+        let sealed = in_memory().encrypt(b"a message").unwrap();
         for position in 0..sealed.len() {
             let mut bad = sealed.clone().into_bytes();
             bad[position] ^= 1;
-            let error = fernet.decrypt(&bad, None).unwrap_err();
-            assert!(matches!(error, FernetError::Refused), "{position}: {error}");
+            for fernet in &both {
+                let error = fernet.decrypt(&bad, None).unwrap_err();
+                assert!(matches!(error, FernetError::Refused), "{position}: {error}");
+            }
         }
         // Right tags over wrong padding, as only a holder of the keys can make them.
         let keys = SoftwareKeys::from_bytes(&KEY).unwrap();
@@ -152,13 +178,63 @@ fn every_flipped_bit_and_bad_padding_is_refused_alike() {
             let tag = keys.seal([9; 16], &mut raw, 25).unwrap();
             raw.extend(tag);
             let bad = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, raw);
-            for fernet in [&fernet, &in_memory()] {
+            for fernet in both.iter().chain([&in_memory()]) {
                 let error = fernet.decrypt(bad.as_bytes(), None).unwrap_err();
                 assert!(
                     matches!(error, FernetError::Refused),
                     "{padding:?}: {error}"
                 );
             }
+        }
+    });
+}
+
+#[test]
+fn a_token_without_aes_cbc_of_any_kind_is_refused_and_keeps_no_keys() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let neither = [MechanismKind::AesCbc, MechanismKind::AesCbcPad];
+        let builder = offering_all_but(&token, &neither);
+        let error = pkcs11::generate_fernet_keys(&builder).unwrap_err();
+        assert!(matches!(error, Error::FernetKeys { .. }), "{error}");
+        assert_eq!(error.class(), ErrorClass::Permanent);
+        for part in [
+            "CKM_AES_CBC is not offered; CKM_AES_CBC_PAD is not offered",
+            "take another token or module",
+        ] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert_eq!(
+            pkcs11::list_secret_keys(&token.builder()).unwrap(),
+            [],
+            "half a pair was left"
+        );
+    });
+}
+
+#[test]
+fn a_token_that_lists_aes_cbc_and_does_not_do_it_pads() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let (fernet, faults) = faulted_with(&token, [Fault::Rv(Rv::MECHANISM_INVALID)]);
+        let (now, iv) = (SystemTime::now(), [7; 16]);
+        let data: Vec<u8> = (0..=250).cycle().take(100_000).collect();
+        let theirs = in_memory()
+            .dangerous_encrypt_with_iv(&data, now, iv)
+            .unwrap();
+        // One that takes no more than 4 KiB at a time, and one that loses the session on the way.
+        for fault in [Fault::Rv(Rv::DATA_LEN_RANGE), Fault::LoseSession] {
+            faults.script("C_Encrypt", [fault]);
+            let ours = fernet.dangerous_encrypt_with_iv(&data, now, iv).unwrap();
+            assert!(ours == theirs, "{fault:?}");
+        }
+        for fault in [Fault::Rv(Rv::ENCRYPTED_DATA_LEN_RANGE), Fault::LoseSession] {
+            faults.script("C_Decrypt", [fault]);
+            let before = faults.count("C_Encrypt");
+            let read = fernet.decrypt(theirs.as_bytes(), None).unwrap();
+            assert!(read == data, "{fault:?}");
+            // Its own padding is put behind what it decrypts.
+            assert!(faults.count("C_Encrypt") > before);
         }
     });
 }

@@ -1,8 +1,9 @@
 //! [`Pkcs11FernetKeys`]: the two keys of Fernet on a token.
 //!
-//! The signing key is a generic secret (`CKM_SHA256_HMAC`), the encryption key an AES key of 128 bits (`CKM_AES_CBC`).
-//! They share a label and have ids of their own, because some tokens overwrite a secret key by one with its id. Padding
-//! and the comparison of tags are done on the host: one module never checks padding.
+//! The signing key is a generic secret (`CKM_SHA256_HMAC`), the encryption key an AES key of 128 bits (`CKM_AES_CBC`, or
+//! `CKM_AES_CBC_PAD` where the token does not offer that). They share a label and have ids of their own, because some
+//! tokens overwrite a secret key by one with its id. Padding and the comparison of tags are done on the host: one module
+//! never checks padding.
 
 mod cipher;
 mod find;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use zeroize::Zeroizing;
 
 use self::cipher::{Work, tag};
-use self::find::{Handles, PairFilter};
+use self::find::{Handles, Pair, PairFilter};
 pub use self::provision::{
     SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
 };
@@ -54,7 +55,7 @@ pub struct Pkcs11FernetKeys {
 
 /// What is needed on whatever thread the calls are made.
 struct Core {
-    target: Target<PairFilter>,
+    target: Target<Pair>,
 }
 
 impl Pkcs11FernetKeys {
@@ -142,26 +143,26 @@ impl Builder {
         let deadline = self.deadline_from_now();
         let connection = Arc::new(Connection::new(&self.place, limits)?);
         let (place, theirs): (Place, _) = (self.place.clone(), connection.clone());
-        let (token, filter) = connection.run(deadline, move |line, _| {
+        let (token, pair) = connection.run(deadline, move |line, _| {
             theirs.climb_to_open(deadline, |login| {
                 let access = theirs.access(&place, None, true, deadline)?;
                 let (session, stamp) = access.open(false, login, deadline)?;
-                let (keys, filter) = filter.clone().check(&access, session.as_ref())?;
+                let (keys, pair) = filter.clone().check(&access, session.as_ref())?;
                 line.ready = Some(Ready {
                     session,
                     keys,
                     stamp,
                 });
-                Ok((access.token.clone(), filter))
+                Ok((access.token.clone(), pair))
             })
         })?;
-        tracing::info!(keys = filter.label(), token = %token, "Fernet keys opened: they are on a token");
+        tracing::info!(keys = pair.label(), token = %token, "Fernet keys opened: they are on a token");
         Ok(Pkcs11FernetKeys {
             core: Arc::new(Core {
                 target: Target {
                     place: self.place.clone(),
                     token,
-                    filter,
+                    filter: pair,
                 },
             }),
             connections: Connections::new(connection, limits),

@@ -278,6 +278,8 @@ pub enum MechanismKind {
     Sha256Hmac,
     /// `CKM_AES_CBC`: without padding.
     AesCbc,
+    /// `CKM_AES_CBC_PAD`: the token pads, and takes the padding away.
+    AesCbcPad,
     /// `CKM_AES_KEY_GEN`.
     AesKeyGen,
     /// `CKM_GENERIC_SECRET_KEY_GEN`.
@@ -295,6 +297,7 @@ impl fmt::Display for MechanismKind {
             Self::RsaKeyPairGen => "CKM_RSA_PKCS_KEY_PAIR_GEN",
             Self::Sha256Hmac => "CKM_SHA256_HMAC",
             Self::AesCbc => "CKM_AES_CBC",
+            Self::AesCbcPad => "CKM_AES_CBC_PAD",
             Self::AesKeyGen => "CKM_AES_KEY_GEN",
             Self::GenericSecretKeyGen => "CKM_GENERIC_SECRET_KEY_GEN",
         })
@@ -309,6 +312,22 @@ pub enum CipherMechanism {
         /// The initialisation vector.
         iv: [u8; 16],
     },
+    /// `CKM_AES_CBC_PAD` over any number of bytes, padded as PKCS#7 says.
+    AesCbcPad {
+        /// The initialisation vector.
+        iv: [u8; 16],
+    },
+}
+
+impl CipherMechanism {
+    /// Which mechanism it is.
+    #[must_use]
+    pub const fn kind(self) -> MechanismKind {
+        match self {
+            Self::AesCbc { .. } => MechanismKind::AesCbc,
+            Self::AesCbcPad { .. } => MechanismKind::AesCbcPad,
+        }
+    }
 }
 
 /// How to sign; MGF1 uses the digest of the signature.

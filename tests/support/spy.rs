@@ -160,6 +160,17 @@ impl SpySession {
     }
 }
 
+impl SpySession {
+    /// A mechanism that is not offered is not there either.
+    fn offered(&self, function: &'static str, mechanism: CipherMechanism) -> Result<(), CallError> {
+        let not_offered = &self.spy.hooks.lock().unwrap().not_offered;
+        match not_offered.contains(&mechanism.kind()) {
+            true => Err(failed(function, Rv::MECHANISM_INVALID)),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Drop for SpySession {
     fn drop(&mut self) {
         self.spy.open.fetch_sub(1, Ordering::SeqCst);
@@ -247,6 +258,7 @@ impl ModuleSession for SpySession {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
+        self.offered("C_EncryptInit", mechanism)?;
         self.inner().encrypt(mechanism, key, data)
     }
 
@@ -256,6 +268,7 @@ impl ModuleSession for SpySession {
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
+        self.offered("C_DecryptInit", mechanism)?;
         self.inner().decrypt(mechanism, key, data)
     }
 

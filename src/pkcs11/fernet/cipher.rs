@@ -1,10 +1,13 @@
 //! What the token does: HMAC-SHA256 and AES-128-CBC, as much in one call as it takes.
+//!
+//! Whole blocks go in and whole blocks come out, whichever mechanism the token has for it: padding is the host's matter in
+//! every case. See [`Padding`] for a token that will not leave it to us.
 
 use zeroize::Zeroizing;
 
 use crate::pkcs11::error::Error;
 use crate::pkcs11::module::{
-    Answer, CallError, CipherMechanism, ModuleSession, ObjectHandle, SignMechanism,
+    Answer, CallError, CipherMechanism, MechanismKind, ModuleSession, ObjectHandle, SignMechanism,
 };
 use crate::pkcs11::rv::Rv;
 use crate::pkcs11::session::Access;
@@ -14,6 +17,82 @@ const LARGE: usize = 1024 * 1024;
 /// The same, where the token called that too much.
 const SMALL: usize = 4096;
 
+/// A block of AES, in bytes.
+const BLOCK: usize = 16;
+
+/// An AES key, and who pads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CipherKey {
+    pub(super) handle: ObjectHandle,
+    pub(super) padding: Padding,
+}
+
+/// Whether the token's mechanism pads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// `CKM_AES_CBC` does not.
+    Host,
+    /// `CKM_AES_CBC_PAD` does. Blocks that are whole already get one block more, which is cut off again; and before they are
+    /// decrypted that block is put back behind them, so that what the token looks at is always its own padding. What it
+    /// thinks of ours, nobody learns.
+    Token,
+}
+
+impl Padding {
+    /// The first one is taken that a token offers.
+    pub(super) const ALL: [Self; 2] = [Self::Host, Self::Token];
+
+    pub(super) const fn mechanism(self) -> MechanismKind {
+        self.with([0; BLOCK]).kind()
+    }
+
+    const fn with(self, iv: [u8; BLOCK]) -> CipherMechanism {
+        match self {
+            Self::Host => CipherMechanism::AesCbc { iv },
+            Self::Token => CipherMechanism::AesCbcPad { iv },
+        }
+    }
+
+    /// How many bytes a call has beyond the blocks that are asked for.
+    const fn extra(self) -> usize {
+        match self {
+            Self::Host => 0,
+            Self::Token => BLOCK,
+        }
+    }
+}
+
+impl CipherKey {
+    fn encrypt(
+        self,
+        session: &dyn ModuleSession,
+        iv: [u8; BLOCK],
+        blocks: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let mut cipher = session.encrypt(self.padding.with(iv), self.handle, blocks)?;
+        cipher.truncate(cipher.len().saturating_sub(self.padding.extra()));
+        Ok(cipher)
+    }
+
+    fn decrypt(
+        self,
+        session: &dyn ModuleSession,
+        iv: [u8; BLOCK],
+        blocks: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, CallError> {
+        let plain = match (self.padding, blocks.last_chunk()) {
+            (Padding::Token, Some(last)) => {
+                // A block of padding, encrypted as the one that follows these blocks.
+                let padding = self.encrypt(session, *last, &[0x10; BLOCK])?;
+                let padded = [blocks, &padding].concat();
+                session.decrypt(self.padding.with(iv), self.handle, &padded)?
+            }
+            _ => session.decrypt(self.padding.with(iv), self.handle, blocks)?,
+        };
+        Ok(Zeroizing::new(plain))
+    }
+}
+
 /// Data on its way through the token. When a call fails, another session goes on where this one came to.
 pub(super) struct Work {
     pub(super) data: Zeroizing<Vec<u8>>,
@@ -21,12 +100,12 @@ pub(super) struct Work {
     /// So many bytes are done, or are none of the blocks.
     done: usize,
     /// For the next block: the last block of ciphertext before it.
-    iv: [u8; 16],
+    iv: [u8; BLOCK],
 }
 
 impl Work {
     /// Whole blocks after `header` bytes.
-    pub(super) fn new(data: Vec<u8>, header: usize, iv: [u8; 16]) -> Self {
+    pub(super) fn new(data: Vec<u8>, header: usize, iv: [u8; BLOCK]) -> Self {
         Self {
             data: Zeroizing::new(data),
             verified: false,
@@ -45,10 +124,10 @@ impl Work {
         &mut self,
         access: &Access,
         session: &dyn ModuleSession,
-        key: ObjectHandle,
+        key: CipherKey,
     ) -> Result<(), Error> {
-        self.in_parts(access, "C_Encrypt", |iv, part| {
-            let cipher = session.encrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+        self.in_parts(access, "C_Encrypt", key.padding, |iv, part| {
+            let cipher = key.encrypt(session, iv, part)?;
             let next = cipher.last_chunk().copied().unwrap_or(iv);
             Ok((replace(part, &cipher), next))
         })
@@ -59,12 +138,12 @@ impl Work {
         &mut self,
         access: &Access,
         session: &dyn ModuleSession,
-        key: ObjectHandle,
+        key: CipherKey,
     ) -> Result<(), Error> {
-        self.in_parts(access, "C_Decrypt", |iv, part| {
-            let plain = session.decrypt(CipherMechanism::AesCbc { iv }, key, part)?;
+        self.in_parts(access, "C_Decrypt", key.padding, |iv, part| {
+            let plain = key.decrypt(session, iv, part)?;
             let next = part.last_chunk().copied().unwrap_or(iv);
-            Ok((replace(part, &Zeroizing::new(plain)), next))
+            Ok((replace(part, &plain), next))
         })
     }
 
@@ -72,9 +151,11 @@ impl Work {
         &mut self,
         access: &Access,
         function: &'static str,
-        call: impl Fn([u8; 16], &mut [u8]) -> Result<(usize, [u8; 16]), CallError>,
+        padding: Padding,
+        call: impl Fn([u8; BLOCK], &mut [u8]) -> Result<(usize, [u8; BLOCK]), CallError>,
     ) -> Result<(), Error> {
-        let mut most = LARGE;
+        let most_of = |len: usize| len - padding.extra();
+        let mut most = most_of(LARGE);
         while let Some(left) = self
             .data
             .get_mut(self.done..)
@@ -84,8 +165,8 @@ impl Work {
             let part = left.split_at_mut(len).0;
             let (answered, next) = match call(self.iv, part) {
                 Ok(done) => done,
-                Err(error) if is_too_much(&error) && len > SMALL => {
-                    most = SMALL;
+                Err(error) if is_too_much(&error) && len > most_of(SMALL) => {
+                    most = most_of(SMALL);
                     continue;
                 }
                 Err(error) => return Err(access.failed(error)),

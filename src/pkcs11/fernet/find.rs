@@ -1,20 +1,43 @@
 //! Finding a pair of keys on a token, and what is checked of them.
 
-use super::cipher::{Work, tag};
+use super::cipher::{CipherKey, Padding, Work, tag};
 use super::provision::{SecretKeyInfo, read_secret_keys};
 use crate::pkcs11::error::Error;
 use crate::pkcs11::find::why_unsafe;
 use crate::pkcs11::module::{
-    Attribute, AttributeKind as Kind, KeyType, ModuleSession, ObjectClass, ObjectHandle,
+    Attribute, AttributeKind as Kind, KeyType, Module as _, ModuleSession, ObjectClass,
+    ObjectHandle,
 };
 use crate::pkcs11::recovery::Find;
+use crate::pkcs11::rv::Rv;
 use crate::pkcs11::session::Access;
+
+/// What a trial is made of. No Fernet token begins like this, so a tag of it is good for nothing else.
+const TRIAL: &[u8; 32] = b"taskseal trial of a pair of keys";
 
 /// The handles of a pair.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Handles {
     pub(super) signing: ObjectHandle,
-    pub(super) encrypting: ObjectHandle,
+    pub(super) encrypting: CipherKey,
+}
+
+/// The handles as they are found.
+struct Found {
+    signing: ObjectHandle,
+    encrypting: ObjectHandle,
+}
+
+impl Found {
+    const fn with(&self, padding: Padding) -> Handles {
+        Handles {
+            signing: self.signing,
+            encrypting: CipherKey {
+                handle: self.encrypting,
+                padding,
+            },
+        }
+    }
 }
 
 /// Which pair is meant.
@@ -22,11 +45,19 @@ pub(crate) struct Handles {
 pub(crate) struct PairFilter {
     label: String,
     allow_extractable: bool,
-    /// What the pair made of the trial data when it was opened. Others under the same label are others.
-    trial: Option<Trial>,
 }
 
-/// A tag and a block: what nobody can tell without the keys, and what tells nobody anything of them.
+/// A pair that was opened, and how the same one is found again.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    filter: PairFilter,
+    /// What the token offers.
+    padding: Padding,
+    /// What the pair made of the trial data. Others under the same label are others.
+    trial: Trial,
+}
+
+/// A tag and two blocks: what nobody can tell without the keys, and what tells nobody anything of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Trial {
     tag: [u8; 32],
@@ -39,26 +70,59 @@ impl PairFilter {
         Self {
             label,
             allow_extractable,
-            trial: None,
         }
     }
 
-    pub(super) fn label(&self) -> &str {
-        &self.label
-    }
-
-    /// Finds the pair, checks it and makes a trial with it; and how the same pair is found again.
+    /// Finds the pair, checks it and makes a trial with it.
     pub(super) fn check(
-        mut self,
+        self,
         access: &Access,
         session: &dyn ModuleSession,
-    ) -> Result<(Handles, Self), Error> {
-        let handles = self.find(access, session)?;
-        self.trial = Some(self.make_trial(access, session, handles)?);
-        Ok((handles, self))
+    ) -> Result<(Handles, Pair), Error> {
+        let found = self.find(access, session)?;
+        let (padding, block) = self.choose_padding(access, session, found.encrypting)?;
+        let tag = tag(access, session, found.signing, TRIAL)?;
+        let pair = Pair {
+            filter: self,
+            padding,
+            trial: Trial { tag, block },
+        };
+        Ok((found.with(padding), pair))
     }
 
-    fn find(&self, access: &Access, session: &dyn ModuleSession) -> Result<Handles, Error> {
+    /// Who pads, and the block that the key makes of the trial data.
+    fn choose_padding(
+        &self,
+        access: &Access,
+        session: &dyn ModuleSession,
+        handle: ObjectHandle,
+    ) -> Result<(Padding, Vec<u8>), Error> {
+        let mut tried = Vec::new();
+        for padding in Padding::ALL {
+            let mechanism = padding.mechanism();
+            let listed = access.module.mechanism(access.token.slot_id, mechanism);
+            if listed.map_err(|call| access.failed(call))?.is_none() {
+                tried.push(format!("{mechanism} is not offered"));
+                continue;
+            }
+            match self.trial_block(access, session, CipherKey { handle, padding }) {
+                // Some tokens list what they do not do.
+                Err(Error::Call { call, .. })
+                    if call.is(Rv::MECHANISM_INVALID) || call.is(Rv::MECHANISM_PARAM_INVALID) =>
+                {
+                    tried.push(format!("{mechanism}: {call}"));
+                }
+                block => return Ok((padding, block?)),
+            }
+        }
+        let tried = tried.join("; ");
+        Err(self.unusable(
+            access,
+            format!("no AES-CBC is to be had ({tried}); take another token or module"),
+        ))
+    }
+
+    fn find(&self, access: &Access, session: &dyn ModuleSession) -> Result<Found, Error> {
         let template = [
             Attribute::class(ObjectClass::SecretKey),
             Attribute::bytes(Kind::Label, self.label.as_bytes()),
@@ -94,7 +158,7 @@ impl PairFilter {
                 None => {}
             }
         }
-        Ok(Handles {
+        Ok(Found {
             signing: signing.0,
             encrypting: encrypting.0,
         })
@@ -128,32 +192,26 @@ impl PairFilter {
         }
     }
 
-    /// What the keys make of known data; an error when they do not decrypt what they encrypted.
-    fn make_trial(
+    /// What the AES key makes of the trial data; an error when it does not decrypt what it encrypted.
+    fn trial_block(
         &self,
         access: &Access,
         session: &dyn ModuleSession,
-        keys: Handles,
-    ) -> Result<Trial, Error> {
-        /// No Fernet token begins like this, so a tag of it is good for nothing else.
-        const TEXT: &[u8; 32] = b"taskseal trial of a pair of keys";
-        let key = keys.encrypting;
-        let mut work = Work::new(TEXT.to_vec(), 0, [0; 16]);
+        key: CipherKey,
+    ) -> Result<Vec<u8>, Error> {
+        let mut work = Work::new(TRIAL.to_vec(), 0, [0; 16]);
         work.encrypt(access, session, key)?;
         let block = work.take();
         let mut work = Work::new(block.clone(), 0, [0; 16]);
         work.decrypt(access, session, key)?;
         let plain = work.take();
-        if plain.as_slice() != TEXT {
+        if plain.as_slice() != TRIAL {
             return Err(self.unusable(
                 access,
                 "the AES key does not decrypt what it encrypted".to_owned(),
             ));
         }
-        Ok(Trial {
-            tag: tag(access, session, keys.signing, TEXT)?,
-            block,
-        })
+        Ok(block)
     }
 
     fn unusable(&self, access: &Access, reason: String) -> Error {
@@ -165,14 +223,24 @@ impl PairFilter {
     }
 }
 
-impl Find for PairFilter {
+impl Pair {
+    pub(super) fn label(&self) -> &str {
+        &self.filter.label
+    }
+}
+
+impl Find for Pair {
     type Handles = Handles;
 
     fn find_again(&self, access: &Access, session: &dyn ModuleSession) -> Result<Handles, Error> {
-        let handles = self.find(access, session)?;
-        let trial = self.make_trial(access, session, handles)?;
-        if self.trial.as_ref().is_some_and(|before| *before != trial) {
-            return Err(self.unusable(
+        let filter = &self.filter;
+        let handles = filter.find(access, session)?.with(self.padding);
+        let trial = Trial {
+            block: filter.trial_block(access, session, handles.encrypting)?,
+            tag: tag(access, session, handles.signing, TRIAL)?,
+        };
+        if trial != self.trial {
+            return Err(filter.unusable(
                 access,
                 "the keys of that label are others than those that were opened".to_owned(),
             ));

@@ -497,6 +497,7 @@ const fn mechanism_type(kind: MechanismKind) -> MechanismType {
         MechanismKind::RsaKeyPairGen => MechanismType::RSA_PKCS_KEY_PAIR_GEN,
         MechanismKind::Sha256Hmac => MechanismType::SHA256_HMAC,
         MechanismKind::AesCbc => MechanismType::AES_CBC,
+        MechanismKind::AesCbcPad => MechanismType::AES_CBC_PAD,
         MechanismKind::AesKeyGen => MechanismType::AES_KEY_GEN,
         MechanismKind::GenericSecretKeyGen => MechanismType::GENERIC_SECRET_KEY_GEN,
     }
@@ -540,6 +541,7 @@ fn to_mechanism(
 const fn to_cipher(mechanism: CipherMechanism) -> Mechanism<'static> {
     match mechanism {
         CipherMechanism::AesCbc { iv } => Mechanism::AesCbc(iv),
+        CipherMechanism::AesCbcPad { iv } => Mechanism::AesCbcPad(iv),
     }
 }
 
