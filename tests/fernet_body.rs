@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use support::fernet::flipped;
 use support::mutate::{Random, mutate};
 use taskseal::ErrorClass;
-use taskseal::fernet::Fernet;
 use taskseal::fernet::body::{
     BodyError, BodyType, FernetBodies, KEY_VARIABLE, OpenedBody, PREVIOUS_KEY_VARIABLE, keys_from,
 };
 use taskseal::fernet::software::SoftwareKeys;
+use taskseal::fernet::{Fernet, MultiFernet};
 
 fn bodies() -> FernetBodies {
     FernetBodies::new(Fernet::new(SoftwareKeys::generate().unwrap()))
@@ -143,6 +144,62 @@ fn an_old_token_is_refused_when_a_time_to_live_is_set() {
             .reason(),
         "token"
     );
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused_alike() {
+    let bodies = bodies();
+    let sealed = bodies.seal_json(&order()).unwrap();
+    let open = |token: &str| bodies.open(sealed.content_type(), token.as_bytes());
+    assert!(open(sealed.as_str()).is_ok());
+    for bad in flipped(sealed.as_str()) {
+        let error = open(&bad).unwrap_err();
+        assert_eq!(
+            (error.reason(), error.class()),
+            ("token", ErrorClass::Rejected)
+        );
+    }
+}
+
+#[test]
+fn a_body_in_a_token_of_64_mib_is_opened_and_a_longer_one_is_not() {
+    let bodies = bodies();
+    // Header, tag and at least one byte of padding.
+    let most = (FernetBodies::MAX_LEN / 4 * 3 - 25 - 32) / 16 * 16 - 1;
+    let body = vec![b'7'; most];
+    let sealed = bodies.seal_bytes(BodyType::Json, &body).unwrap();
+    assert!(FernetBodies::MAX_LEN - sealed.as_bytes().len() < 24);
+    let opened = bodies.open(sealed.content_type(), sealed.as_bytes());
+    assert!(opened.unwrap().body() == body);
+    let longer = bodies.seal_bytes(BodyType::Json, &vec![b'7'; most + 1]);
+    let longer = longer.unwrap();
+    let error = bodies.open(longer.content_type(), longer.as_bytes());
+    assert_eq!(error.unwrap_err().reason(), "too-large");
+}
+
+#[test]
+fn one_of_several_hundred_keys_opens_and_a_rotated_body_keeps_its_age() {
+    let keys: Vec<Fernet> = (0..300)
+        .map(|_| Fernet::new(SoftwareKeys::generate().unwrap()))
+        .collect();
+    let all = MultiFernet::new(keys[0].clone(), keys[1..].iter().cloned());
+    let bodies = FernetBodies::new(all.clone()).with_ttl(Duration::from_secs(60));
+    let content_type = BodyType::Json.content_type();
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    for maker in [&keys[0], &keys[150], &keys[299]] {
+        let token = maker.encrypt_at(b"[1]", hour_ago).unwrap();
+        let rotated = all.rotate(token.as_bytes()).unwrap();
+        assert_ne!(rotated, token);
+        for token in [token, rotated] {
+            let open = |at| bodies.open_at(content_type, token.as_bytes(), at);
+            assert_eq!(
+                open(hour_ago).unwrap().json::<Vec<u8>>().unwrap(),
+                [1],
+                "at its time"
+            );
+            assert_eq!(open(SystemTime::now()).unwrap_err().reason(), "token");
+        }
+    }
 }
 
 #[test]

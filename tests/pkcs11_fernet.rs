@@ -9,16 +9,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use support::fault::{Fault, Faults, faulty};
+use support::fernet::{Vector, flipped};
 use support::fork::fork;
+use support::keys::{opener, signer};
 use support::softhsm::{self, PIN, Token};
 use support::spy::spy;
-use taskseal::ErrorClass;
+use taskseal::fernet::body::FernetBodies;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
 use taskseal::pkcs11::module::{
     Attribute, AttributeKind as Kind, KeyType, MechanismKind, ObjectClass, User, load,
 };
 use taskseal::pkcs11::{self, Builder, Error, Pin, Pkcs11FernetKeys, Rv, SecretKeyInfo};
+use taskseal::pss::Scheme;
+use taskseal::{Destination, ErrorClass, MessageOpener, MessageSealer};
 
 /// A Fernet key as its bytes, for tests.
 const KEY: [u8; 32] = *b"signing 16 bytesencrypt 16 bytes";
@@ -33,8 +37,8 @@ fn generated(token: &Token, label: &str) -> Pkcs11FernetKeys {
 }
 
 /// The same key on a token that leaves padding to us and on one that pads, whatever it is given.
-fn both(token: &Token) -> [Fernet; 2] {
-    pkcs11::import_fernet_keys(&named(token, "queue"), &KEY).unwrap();
+fn both(token: &Token, key: &[u8; 32]) -> [Fernet; 2] {
+    pkcs11::import_fernet_keys(&named(token, "queue"), key).unwrap();
     let pads = offering_all_but(token, &[MechanismKind::AesCbc]);
     let builders = [named(token, "queue"), pads];
     builders.map(|builder| Fernet::new(builder.open_fernet_keys().unwrap()))
@@ -127,7 +131,7 @@ fn generated_keys_are_two_stay_in_the_token_and_round_trip() {
 fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        let both = both(&token);
+        let both = both(&token, &KEY);
         let (now, iv) = (SystemTime::now(), [7; 16]);
         for len in lengths() {
             // Data that looks like padding, too.
@@ -142,8 +146,122 @@ fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
                 }
             }
         }
-        let [on_token, _] = both;
-        // From one key in memory to one in the token, as in a change of keys.
+    });
+}
+
+#[test]
+fn the_official_vectors_hold() {
+    softhsm::test(|hsm| {
+        let all = [Vector::generate(), Vector::verify(), Vector::invalid()].concat();
+        let keys = SoftwareKeys::from_text(&all[0].secret).unwrap();
+        let both = both(&hsm.token("lab"), &keys.expose_bytes());
+        for vector in all {
+            assert_eq!(vector.secret, keys.expose_text());
+            for fernet in &both {
+                vector.check(fernet);
+            }
+        }
+    });
+}
+
+#[test]
+fn tokens_of_64_mib_go_through_the_token_in_parts() {
+    softhsm::test(|hsm| {
+        let data: Vec<u8> = (0..=250).cycle().take(64 << 20).collect();
+        let (now, iv) = (SystemTime::now(), [7; 16]);
+        let theirs = in_memory()
+            .dangerous_encrypt_with_iv(&data, now, iv)
+            .unwrap();
+        for fernet in both(&hsm.token("lab"), &KEY) {
+            let ours = fernet.dangerous_encrypt_with_iv(&data, now, iv).unwrap();
+            assert!(ours == theirs);
+            assert!(fernet.decrypt(theirs.as_bytes(), None).unwrap() == data);
+            let mut bad = ours.into_bytes();
+            bad[40 << 20] ^= 1;
+            let error = fernet.decrypt(&bad, None).unwrap_err();
+            assert!(matches!(error, FernetError::Refused), "{error}");
+        }
+    });
+}
+
+#[test]
+fn keys_in_the_token_are_found_among_several_hundred_and_rotate_keeps_the_time() {
+    softhsm::test(|hsm| {
+        let token = hsm.token("lab");
+        let on_token = Fernet::new(generated(&token, "new"));
+        let old_on_token = Fernet::new(generated(&token, "old"));
+        let in_memory: Vec<Fernet> = (0..300)
+            .map(|_| Fernet::new(SoftwareKeys::generate().unwrap()))
+            .collect();
+        let others = in_memory.iter().chain([&old_on_token]).cloned();
+        let all = MultiFernet::new(on_token.clone(), others);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+        let minute = Duration::from_secs(60);
+        for maker in [&on_token, &in_memory[0], &in_memory[299], &old_on_token] {
+            let sealed = maker.encrypt_at(b"data", at).unwrap();
+            assert_eq!(all.decrypt(sealed.as_bytes(), None).unwrap(), b"data");
+            let rotated = all.rotate(sealed.as_bytes()).unwrap();
+            assert_eq!(on_token.timestamp(rotated.as_bytes()).unwrap(), at);
+            let read = |after| on_token.decrypt_at(rotated.as_bytes(), Some(minute), at + after);
+            assert_eq!(read(minute).unwrap(), b"data");
+            let error = read(minute + Duration::from_secs(1)).unwrap_err();
+            assert!(matches!(error, FernetError::Refused), "{error}");
+        }
+    });
+}
+
+#[test]
+fn bodies_and_whole_messages_with_keys_in_the_token() {
+    softhsm::test(|hsm| {
+        let signer = signer(2048, Scheme::default(), "CN=worker");
+        let trusting = opener(signer.certificate());
+        let to = [Destination::any().with_queue("celery")];
+        let json = br#"{"body": "W10="}"#;
+        let whole = |fernet: &Fernet| {
+            [
+                (
+                    MessageSealer::encrypted(fernet.clone()),
+                    MessageOpener::encrypted(fernet.clone()),
+                ),
+                (
+                    MessageSealer::signed_and_encrypted(signer.clone(), fernet.clone()),
+                    MessageOpener::signed_and_encrypted(trusting.clone(), fernet.clone()),
+                ),
+            ]
+        };
+        for on_token in both(&hsm.token("lab"), &KEY) {
+            // Sealed there and opened here, and the other way round.
+            for (ours, theirs) in [(&on_token, &in_memory()), (&in_memory(), &on_token)] {
+                let sealed = FernetBodies::new(ours.clone()).seal_json(&[1]).unwrap();
+                let bodies = FernetBodies::new(theirs.clone());
+                let open = |token: &str| bodies.open(sealed.content_type(), token.as_bytes());
+                let opened = open(sealed.as_str()).unwrap();
+                assert_eq!(opened.json::<[u8; 1]>().unwrap(), [1]);
+                for bad in flipped(sealed.as_str()) {
+                    assert_eq!(open(&bad).unwrap_err().reason(), "token");
+                }
+                for ((sealer, _), (_, opener)) in whole(ours).iter().zip(whole(theirs)) {
+                    let any = [Destination::any()];
+                    let wire = sealer.seal_json(json, &to[0]).unwrap();
+                    let opened = opener.open(wire.as_bytes(), &any).unwrap();
+                    assert_eq!(opened.payload(), json);
+                    // Every bit of a longer token takes a call each; the lowest of each character is enough here.
+                    for at in 0..wire.len() {
+                        let mut bad = wire.clone().into_bytes();
+                        bad[at] ^= 1;
+                        let error = opener.open(&bad, &any).unwrap_err();
+                        assert_eq!(error.reason(), "token");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_of_a_key_in_memory_is_rotated_to_keys_in_the_token() {
+    softhsm::test(|hsm| {
+        let [on_token, _] = both(&hsm.token("lab"), &KEY);
         let old = Fernet::new(SoftwareKeys::generate().unwrap());
         let sealed = old.encrypt(b"data").unwrap();
         let both = MultiFernet::new(on_token, [old]);
@@ -158,14 +276,12 @@ fn imported_keys_make_the_very_tokens_of_the_same_keys_in_memory() {
 #[test]
 fn every_flipped_bit_and_bad_padding_is_refused_alike() {
     softhsm::test(|hsm| {
-        let both = both(&hsm.token("lab"));
+        let both = both(&hsm.token("lab"), &KEY);
         let sealed = in_memory().encrypt(b"a message").unwrap();
-        for position in 0..sealed.len() {
-            let mut bad = sealed.clone().into_bytes();
-            bad[position] ^= 1;
+        for bad in flipped(&sealed) {
             for fernet in &both {
-                let error = fernet.decrypt(&bad, None).unwrap_err();
-                assert!(matches!(error, FernetError::Refused), "{position}: {error}");
+                let error = fernet.decrypt(bad.as_bytes(), None).unwrap_err();
+                assert!(matches!(error, FernetError::Refused), "{bad}: {error}");
             }
         }
         // Right tags over wrong padding, as only a holder of the keys can make them.

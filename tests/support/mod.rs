@@ -12,6 +12,8 @@
 pub mod celery;
 #[cfg(feature = "pkcs11")]
 pub mod fault;
+#[cfg(feature = "software")]
+pub mod fernet;
 #[cfg(all(feature = "pkcs11", unix))]
 pub mod fork;
 #[cfg(feature = "software")]
