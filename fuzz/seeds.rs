@@ -125,6 +125,7 @@ fn messages() -> Result<()> {
 
 /// Tokens of the target's two keys, one damaged, and bodies.
 fn tokens() -> Result<()> {
+    use base64::Engine as _;
     use taskseal::fernet::Fernet;
     use taskseal::fernet::software::SoftwareKeys;
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -136,6 +137,10 @@ fn tokens() -> Result<()> {
         for len in [0, 15, 16, 100] {
             let token = fernet.dangerous_encrypt_with_iv(&vec![b'x'; len], at, [7; 16])?;
             write("fernet", &format!("{name}.{len}"), token.as_bytes())?;
+            // Without its tag, which the target makes.
+            let raw = base64::engine::general_purpose::URL_SAFE.decode(&token)?;
+            let signed = &raw[..raw.len() - 32];
+            write("fernet", &format!("{name}.{len}.signed"), signed)?;
             write(
                 "fernet",
                 &format!("{name}.{len}.cut"),

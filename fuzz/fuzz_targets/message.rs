@@ -1,4 +1,5 @@
-//! Whole messages: what comes out was sealed, whatever came in; and what a holder of the Fernet key can put into a token.
+//! Whole messages: what comes out was sealed, whatever came in; and what a holder of the Fernet key can put into a token, and
+//! one of a trusted key under a signature.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -6,15 +7,16 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use taskseal::fernet::software::SoftwareKeys;
+use taskseal::message::BOUND_CONTENT_TYPE;
 use taskseal::pss::Scheme;
 use taskseal::{
-    Certificate, Destination, Fernet, KombuMessage, MemoryCertStore, MessageOpener, MultiFernet,
-    Opener, Sealer, SoftwareKey, SoftwareSigner,
+    Certificate, Destination, Envelope, Fernet, Format, KombuMessage, MemoryCertStore,
+    MessageOpener, MultiFernet, Opener, Sealer, Signer as _, SoftwareKey, SoftwareSigner,
 };
 
 struct Fixture {
     fernet: MultiFernet,
-    sealer: Sealer,
+    signer: Arc<SoftwareSigner>,
     signed: MessageOpener,
     encrypted: MessageOpener,
     both: MessageOpener,
@@ -39,7 +41,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
     let fernet = MultiFernet::from(Fernet::new(keys));
     let opener = Opener::new(store);
     Fixture {
-        sealer: Sealer::new(Arc::new(signer)),
+        signer: Arc::new(signer),
         signed: MessageOpener::signed(opener.clone()),
         encrypted: MessageOpener::encrypted(fernet.clone()),
         both: MessageOpener::signed_and_encrypted(opener, fernet.clone()),
@@ -85,8 +87,38 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(again.to_json().expect("as before"), json);
         let _ = message.body();
     }
-    // The two scopes never meet.
     if data.starts_with(b"\xc1taskseal\0") {
-        assert!(fixture.sealer.seal_bytes(data).is_err());
+        // The two scopes never meet.
+        let sealer = Sealer::new(fixture.signer.clone());
+        assert!(sealer.seal_bytes(data).is_err());
+        bound(fixture, data);
     }
 });
+
+/// Content that a trusted signer has bound in whatever way: its header is read behind the signature alone.
+fn bound(fixture: &Fixture, content: &[u8]) {
+    let signature = fixture.signer.sign(content).expect("the key works");
+    let wire = Format::Celery
+        .pack(&Envelope {
+            signer_id: signature.certificate().id(),
+            signature: signature.as_bytes(),
+            content_type: BOUND_CONTENT_TYPE,
+            content_encoding: "binary",
+            body: content,
+        })
+        .expect("it is short");
+    let opener = fixture
+        .signed
+        .clone()
+        .with_max_age(Duration::MAX)
+        .with_clock_skew(Duration::MAX);
+    let any = [Destination::any()];
+    if let Ok(opened) = opener.open_at(&wire, &any, fixture.at) {
+        assert!(content.ends_with(opened.payload()));
+        assert!(opened.signer().is_some() && opened.id().is_some());
+        let _ = opened.message();
+    }
+    if let Ok(opened) = opener.open_payload_at(&wire, "result", "x", fixture.at) {
+        assert!(content.ends_with(opened.payload()));
+    }
+}
