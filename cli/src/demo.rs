@@ -1,8 +1,6 @@
 //! `taskseal demo`: the whole way of a message on a SoftHSM token that is made for it and thrown away.
 
-#[cfg(feature = "software")]
 mod encrypt;
-#[cfg(feature = "software")]
 mod readable;
 mod refusals;
 mod show;

@@ -62,7 +62,6 @@ fn its_facts_as_json() {
     assert_eq!(facts["opened"]["body_is_the_same"], true);
 }
 
-#[cfg(feature = "software")]
 #[test]
 fn it_shows_what_can_be_read_in_each_scope() {
     if softhsm().is_none() {

@@ -116,7 +116,6 @@ SoftHSM has to be installed (Debian and Ubuntu: apt-get install softhsm2). Nothi
 touched.")]
 pub(crate) struct DemoArgs {
     /// Also seal one task in every scope, and show what of it can be read at the broker
-    #[cfg(feature = "software")]
     #[arg(long)]
     pub(crate) encrypt: bool,
     /// Put the token and all files into this new or empty directory and keep it

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 use taskseal::fernet::body::FernetBodies;
-use taskseal::fernet::software::SoftwareKeys;
+use taskseal::pkcs11::{Builder, generate_fernet_keys};
 use taskseal::{Destination, Fernet, KombuMessage, MessageSealer, MultiFernet, Sealer, Signer};
 
 use super::readable::{EXAMPLE, Fact, readable};
@@ -41,13 +41,20 @@ const RESULT: &str = "celery-result";
 /// How many facts can be read of the message, and of the results, in the order of [`values`].
 const PROMISED: [(usize, usize); 6] = [(13, 4), (14, 5), (13, 0), (14, 5), (0, 0), (0, 0)];
 
-/// Shows the table of all scopes; fails when one hides less than it promises.
-pub(super) fn compare(show: &mut Show, signer: Arc<dyn Signer>) -> Result<Vec<Scope>, Failure> {
+/// Shows the table of all scopes, with Fernet keys that are made in the token; fails when one hides less than it promises.
+pub(super) fn compare(
+    show: &mut Show,
+    signer: Arc<dyn Signer>,
+    token: &Builder,
+) -> Result<Vec<Scope>, Failure> {
     show.step("Seal a task and its results in every scope, and look for its secrets where they are stored")?;
+    let keys = token.clone().object_label("queue");
+    generate_fernet_keys(&keys)?;
+    let fernet = Fernet::new(keys.open_fernet_keys()?);
     let signer_id = signer.certificate().id().to_owned();
     let facts = EXAMPLE.facts(&signer_id);
     let result_facts = EXAMPLE.result_facts(&signer_id);
-    let scopes: Vec<Scope> = values(signer)?
+    let scopes: Vec<Scope> = values(signer, fernet.into())?
         .into_iter()
         .map(|values| Scope {
             scope: values.scope,
@@ -103,8 +110,7 @@ struct Values {
 }
 
 /// One task and its results, by scope.
-fn values(signer: Arc<dyn Signer>) -> Result<Vec<Values>, Failure> {
-    let fernet = MultiFernet::from(Fernet::new(SoftwareKeys::generate()?));
+fn values(signer: Arc<dyn Signer>, fernet: MultiFernet) -> Result<Vec<Values>, Failure> {
     let (body, results) = (body(), results());
     let bytes = body.to_string().into_bytes();
     let plain = message(&bytes, "application/json")?;

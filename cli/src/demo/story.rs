@@ -42,7 +42,6 @@ struct Facts<'a> {
     wire: &'a str,
     opened: OpenedFacts,
     refused: &'a [Refusal],
-    #[cfg(feature = "software")]
     #[serde(skip_serializing_if = "Option::is_none")]
     readable: Option<Vec<super::encrypt::Scope>>,
     seconds: f64,
@@ -156,11 +155,11 @@ pub(super) fn tell(
         expired: expired(&builder)?,
     };
     let refused = refusals::try_all(&cast, &show)?;
-    #[cfg(feature = "software")]
     let readable = match args.encrypt {
         true => Some(super::encrypt::compare(
             &mut show,
             Arc::clone(&signer) as _,
+            &builder,
         )?),
         false => None,
     };
@@ -181,7 +180,6 @@ pub(super) fn tell(
             wire: sealed.as_str().unwrap_or_default(),
             opened: facts,
             refused: &refused,
-            #[cfg(feature = "software")]
             readable,
             seconds,
             kept: keep.then_some(place.directory.as_path()),
