@@ -7,11 +7,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectClass, ObjectHandle, SignMechanism, SlotInfo, User,
-    load,
+    Attribute, AttributeKind, CallError, Module, ModuleSession, ObjectClass, ObjectHandle,
+    SignMechanism, User, load,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
+
+use super::wrap::{Hook, SessionHook, wrap};
 
 /// Label of the key that signs what [`Fault::OtherKey`] hands out.
 pub const OTHER_KEY: &str = "other";
@@ -105,7 +106,6 @@ pub struct Faults {
     /// The token has a PIN pad.
     pub pin_pad: AtomicBool,
     open: AtomicUsize,
-    most_open: AtomicUsize,
     /// Counts the token's absences; sessions from before one are gone.
     epoch: AtomicUsize,
     hanging: AtomicUsize,
@@ -264,134 +264,80 @@ impl std::fmt::Debug for Faults {
 /// The real module at `path` behind faults, of which there are none yet.
 pub fn faulty(path: &Path) -> (Arc<dyn Module>, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
-    let module = FaultModule {
-        inner: load(path).unwrap(),
-        faults: faults.clone(),
-    };
-    (Arc::new(module), faults)
+    (wrap(load(path).unwrap(), faults.clone()), faults)
 }
 
-#[derive(Debug)]
-struct FaultModule {
-    inner: Arc<dyn Module>,
-    faults: Arc<Faults>,
-}
-
-impl FaultModule {
+impl Hook for Faults {
     fn before(&self, function: &'static str) -> Result<(), CallError> {
-        self.faults.call(function).map(|_| ())
-    }
-}
-
-impl Module for FaultModule {
-    fn path(&self) -> &Path {
-        self.inner.path()
+        self.call(function).map(drop)
     }
 
-    fn initialize(&self) -> Result<(), CallError> {
-        self.faults.blind.store(false, Ordering::SeqCst);
+    fn session(self: Arc<Self>) -> Box<dyn SessionHook> {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Box::new(FaultSession {
+            epoch: self.epoch.load(Ordering::SeqCst),
+            faults: self,
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    fn another(&self) -> bool {
+        let left = |others: usize| others.checked_sub(1);
+        self.others
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .is_ok()
+    }
+
+    fn initialize(&self, inner: &dyn Module) -> Result<(), CallError> {
+        self.blind.store(false, Ordering::SeqCst);
         self.before("C_Initialize")?;
-        self.inner.initialize()?;
-        self.faults.plan.lock().unwrap().dead = None;
+        inner.initialize()?;
+        self.plan.lock().unwrap().dead = None;
         Ok(())
     }
 
-    fn finalize(&self) -> Result<(), CallError> {
-        self.before("C_Finalize")?;
-        self.inner.finalize()
-    }
-
-    fn another(&self) -> Option<Arc<dyn Module>> {
-        let others = &self.faults.others;
-        let left = |others: usize| others.checked_sub(1);
-        others
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
-            .ok()?;
-        Some(Arc::new(Self {
-            inner: self.inner.clone(),
-            faults: self.faults.clone(),
-        }))
-    }
-
-    fn library(&self) -> Result<LibraryInfo, CallError> {
-        self.before("C_GetInfo")?;
-        self.inner.library()
-    }
-
-    fn slots(&self) -> Result<Vec<u64>, CallError> {
+    fn slots(&self, inner: &dyn Module) -> Result<Vec<u64>, CallError> {
         self.before("C_GetSlotList")?;
-        let plan = self.faults.plan.lock().unwrap();
+        let plan = self.plan.lock().unwrap();
         let hidden = plan
             .no_slots_until
             .is_some_and(|until| Instant::now() < until);
-        if hidden || plan.is_away() || self.faults.blind.load(Ordering::SeqCst) {
+        if hidden || plan.is_away() || self.blind.load(Ordering::SeqCst) {
             return Ok(Vec::new());
         }
         drop(plan);
-        self.inner.slots()
+        inner.slots()
     }
 
-    fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
-        self.before("C_GetSlotInfo")?;
-        self.inner.slot(slot)
-    }
-
-    fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
+    fn token(&self, inner: &dyn Module, slot: u64) -> Result<TokenInfo, CallError> {
         self.before("C_GetTokenInfo")?;
-        let mut info = self.inner.token(slot)?;
-        info.flags.protected_authentication_path = self.faults.pin_pad.load(Ordering::SeqCst);
+        let mut info = inner.token(slot)?;
+        info.flags.protected_authentication_path = self.pin_pad.load(Ordering::SeqCst);
         Ok(info)
     }
 
-    fn mechanism(
+    fn open_session(
         &self,
+        inner: &dyn Module,
         slot: u64,
-        kind: MechanismKind,
-    ) -> Result<Option<MechanismInfo>, CallError> {
-        self.before("C_GetMechanismInfo")?;
-        self.inner.mechanism(slot, kind)
-    }
-
-    fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
+        writable: bool,
+    ) -> Result<Box<dyn ModuleSession>, CallError> {
         const NAME: &str = "C_OpenSession";
         self.before(NAME)?;
-        if self.faults.plan.lock().unwrap().is_away() {
+        if self.plan.lock().unwrap().is_away() {
             return Err(CallError::new(NAME, Rv::TOKEN_NOT_PRESENT));
         }
-        let inner = self.inner.open_session(slot, writable)?;
-        let open = self.faults.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.faults.most_open.fetch_max(open, Ordering::SeqCst);
-        Ok(Box::new(FaultSession {
-            inner: Some(inner),
-            faults: self.faults.clone(),
-            epoch: self.faults.epoch.load(Ordering::SeqCst),
-            lost: AtomicBool::new(false),
-        }))
-    }
-
-    fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
-        self.before("C_InitToken")?;
-        self.inner.init_token(slot, so_pin, label)
+        inner.open_session(slot, writable)
     }
 }
 
 struct FaultSession {
-    /// `None` only after it was closed.
-    inner: Option<Box<dyn ModuleSession>>,
     faults: Arc<Faults>,
     epoch: usize,
     lost: AtomicBool,
 }
 
 impl FaultSession {
-    fn inner(&self) -> &dyn ModuleSession {
-        self.inner.as_deref().unwrap()
-    }
-
-    fn before(&self, function: &'static str) -> Result<(), CallError> {
-        self.fault(function).map(|_| ())
-    }
-
     fn fault(&self, function: &'static str) -> Result<Option<Fault>, CallError> {
         let failed = |rv| Err(CallError::new(function, rv));
         let fault = self.faults.call(function)?;
@@ -420,30 +366,28 @@ impl Drop for FaultSession {
     }
 }
 
-impl ModuleSession for FaultSession {
-    fn close(mut self: Box<Self>) -> Result<(), CallError> {
-        self.before("C_CloseSession")?;
-        self.inner.take().unwrap().close()
+impl SessionHook for FaultSession {
+    fn before(&self, function: &'static str) -> Result<(), CallError> {
+        self.fault(function).map(drop)
     }
 
-    fn user_is_logged_in(&self) -> Result<bool, CallError> {
-        self.before("C_GetSessionInfo")?;
-        self.inner().user_is_logged_in()
-    }
-
-    fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
+    fn login(
+        &self,
+        inner: &dyn ModuleSession,
+        user: User,
+        pin: Option<&Pin>,
+    ) -> Result<(), CallError> {
         self.before("C_Login")?;
-        let answer = self.inner().login(user, pin);
+        let answer = inner.login(user, pin);
         self.faults.answered("C_Login", &answer);
         answer
     }
 
-    fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
-        self.before("C_InitPIN")?;
-        self.inner().init_pin(pin)
-    }
-
-    fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
+    fn find(
+        &self,
+        inner: &dyn ModuleSession,
+        template: &[Attribute],
+    ) -> Result<Vec<ObjectHandle>, CallError> {
         self.before("C_FindObjects")?;
         let is_labelled = |attribute: &Attribute| attribute.kind == AttributeKind::Label;
         let labels = self.faults.labels_hidden.load(Ordering::SeqCst);
@@ -452,26 +396,17 @@ impl ModuleSession for FaultSession {
         {
             return Ok(Vec::new());
         }
-        self.inner().find(template)
-    }
-
-    fn attributes(
-        &self,
-        object: ObjectHandle,
-        kinds: &[AttributeKind],
-    ) -> Result<Attributes, CallError> {
-        self.before("C_GetAttributeValue")?;
-        self.inner().attributes(object, kinds)
+        inner.find(template)
     }
 
     fn sign(
         &self,
+        inner: &dyn ModuleSession,
         mechanism: SignMechanism,
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
         let fault = self.fault("C_Sign")?;
-        let inner = self.inner();
         let key = match fault {
             Some(Fault::OtherKey) => {
                 let other = [
@@ -491,70 +426,17 @@ impl ModuleSession for FaultSession {
         Ok(signature)
     }
 
-    fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
-        self.before("C_SignInit")?;
-        self.inner().sign_init(mechanism, key)
-    }
-
-    fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
-        self.before("C_SignUpdate")?;
-        self.inner().sign_update(data)
-    }
-
-    fn sign_final(&self) -> Result<Vec<u8>, CallError> {
-        self.before("C_SignFinal")?;
-        self.inner().sign_final()
-    }
-
-    fn encrypt(
-        &self,
-        mechanism: CipherMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.before("C_Encrypt")?;
-        self.inner().encrypt(mechanism, key, data)
-    }
-
-    fn decrypt(
-        &self,
-        mechanism: CipherMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.before("C_Decrypt")?;
-        self.inner().decrypt(mechanism, key, data)
-    }
-
-    fn generate_secret(
-        &self,
-        mechanism: MechanismKind,
-        template: &[Attribute],
-    ) -> Result<ObjectHandle, CallError> {
-        self.before("C_GenerateKey")?;
-        self.inner().generate_secret(mechanism, template)
-    }
-
     fn generate_rsa(
         &self,
+        inner: &dyn ModuleSession,
         public: &[Attribute],
         private: &[Attribute],
     ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
         let fault = self.fault("C_GenerateKeyPair")?;
-        let made = self.inner().generate_rsa(public, private)?;
+        let made = inner.generate_rsa(public, private)?;
         match fault {
             Some(Fault::MadeBut(rv)) => Err(CallError::new("C_GenerateKeyPair", rv)),
             _ => Ok(made),
         }
-    }
-
-    fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
-        self.before("C_CreateObject")?;
-        self.inner().create(template)
-    }
-
-    fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
-        self.before("C_DestroyObject")?;
-        self.inner().destroy(object)
     }
 }

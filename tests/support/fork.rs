@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use taskseal::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, library,
-};
-use taskseal::pkcs11::{Pin, Rv, TokenInfo};
+use taskseal::pkcs11::Rv;
+use taskseal::pkcs11::module::{CallError, LibraryInfo, Module, library};
+
+use super::wrap::{Hook, SessionHook, wrap};
 
 /// A forked child.
 pub struct Child(libc::pid_t);
@@ -77,15 +76,9 @@ pub enum Manners {
     Fragile,
 }
 
-/// A real module with such manners.
+/// What stands before a real module to give it such manners.
 #[derive(Debug)]
-pub struct ForkModule {
-    inner: Arc<dyn Module>,
-    shared: Arc<ForkShared>,
-}
-
-#[derive(Debug)]
-pub struct ForkShared {
+pub struct ForkHook {
     manners: Manners,
     /// The process that initialised the module.
     pid: AtomicU32,
@@ -93,7 +86,7 @@ pub struct ForkShared {
     trespasses: AtomicUsize,
 }
 
-impl ForkShared {
+impl ForkHook {
     /// How often this process called what is another's.
     pub fn trespasses(&self) -> usize {
         self.trespasses.load(Ordering::SeqCst)
@@ -102,45 +95,35 @@ impl ForkShared {
     fn is_own(&self) -> bool {
         self.pid.load(Ordering::SeqCst) == std::process::id()
     }
+}
 
-    fn check(&self, function: &'static str) -> Result<(), CallError> {
+/// The real module at `path` with these manners.
+pub fn fork_module(path: &Path, manners: Manners) -> (Arc<dyn Module>, Arc<ForkHook>) {
+    let shared = Arc::new(ForkHook {
+        manners,
+        pid: AtomicU32::new(0),
+        trespasses: AtomicUsize::new(0),
+    });
+    (wrap(library(path).unwrap(), shared.clone()), shared)
+}
+
+impl Hook for ForkHook {
+    fn before(&self, function: &'static str) -> Result<(), CallError> {
         if self.is_own() {
             return Ok(());
         }
         self.trespasses.fetch_add(1, Ordering::SeqCst);
         Err(CallError::new(function, Rv::CRYPTOKI_NOT_INITIALIZED))
     }
-}
 
-/// The real module at `path` with these manners.
-pub fn fork_module(path: &Path, manners: Manners) -> (Arc<dyn Module>, Arc<ForkShared>) {
-    let shared = Arc::new(ForkShared {
-        manners,
-        pid: AtomicU32::new(0),
-        trespasses: AtomicUsize::new(0),
-    });
-    let module = ForkModule {
-        inner: library(path).unwrap(),
-        shared: shared.clone(),
-    };
-    (Arc::new(module), shared)
-}
-
-impl ForkModule {
-    fn before(&self, function: &'static str) -> Result<(), CallError> {
-        self.shared.check(function)
-    }
-}
-
-impl Module for ForkModule {
-    fn path(&self) -> &Path {
-        self.inner.path()
+    fn session(self: Arc<Self>) -> Box<dyn SessionHook> {
+        Box::new(ForkSession(self))
     }
 
-    fn initialize(&self) -> Result<(), CallError> {
+    fn initialize(&self, inner: &dyn Module) -> Result<(), CallError> {
         let pid = std::process::id();
-        let owner = self.shared.pid.load(Ordering::SeqCst);
-        match self.shared.manners {
+        let owner = self.pid.load(Ordering::SeqCst);
+        match self.manners {
             Manners::Fragile if owner != 0 => {
                 return Err(CallError::new(
                     "C_Initialize",
@@ -149,187 +132,29 @@ impl Module for ForkModule {
             }
             // The real one has to be given the manners.
             Manners::Strict if owner != 0 && owner != pid => {
-                self.inner.finalize()?;
-                self.inner.initialize()?;
+                inner.finalize()?;
+                inner.initialize()?;
             }
             // Whoever made the token has initialised it.
-            _ => drop(self.inner.initialize()),
+            _ => drop(inner.initialize()),
         }
-        self.shared.pid.store(pid, Ordering::SeqCst);
+        self.pid.store(pid, Ordering::SeqCst);
         Ok(())
     }
 
-    fn finalize(&self) -> Result<(), CallError> {
-        self.before("C_Finalize")?;
-        self.inner.finalize()
-    }
-
-    fn library(&self) -> Result<LibraryInfo, CallError> {
+    fn library(&self, _: &dyn Module) -> Result<LibraryInfo, CallError> {
         Ok(LibraryInfo {
             manufacturer: "tpm2-software.github.io".to_owned(),
             description: "TPM2.0 Cryptoki".to_owned(),
             ..LibraryInfo::default()
         })
     }
-
-    fn slots(&self) -> Result<Vec<u64>, CallError> {
-        self.before("C_GetSlotList")?;
-        self.inner.slots()
-    }
-
-    fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
-        self.before("C_GetSlotInfo")?;
-        self.inner.slot(slot)
-    }
-
-    fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
-        self.before("C_GetTokenInfo")?;
-        self.inner.token(slot)
-    }
-
-    fn mechanism(
-        &self,
-        slot: u64,
-        kind: MechanismKind,
-    ) -> Result<Option<MechanismInfo>, CallError> {
-        self.before("C_GetMechanismInfo")?;
-        self.inner.mechanism(slot, kind)
-    }
-
-    fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
-        self.before("C_OpenSession")?;
-        Ok(Box::new(ForkSession {
-            inner: self.inner.open_session(slot, writable)?,
-            shared: self.shared.clone(),
-        }))
-    }
-
-    fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
-        self.before("C_InitToken")?;
-        self.inner.init_token(slot, so_pin, label)
-    }
 }
 
-struct ForkSession {
-    inner: Box<dyn ModuleSession>,
-    shared: Arc<ForkShared>,
-}
+struct ForkSession(Arc<ForkHook>);
 
-impl ForkSession {
-    fn inner(&self) -> &dyn ModuleSession {
-        self.inner.as_ref()
-    }
-
+impl SessionHook for ForkSession {
     fn before(&self, function: &'static str) -> Result<(), CallError> {
-        self.shared.check(function)
-    }
-}
-
-impl ModuleSession for ForkSession {
-    fn close(self: Box<Self>) -> Result<(), CallError> {
-        self.before("C_CloseSession")?;
-        self.inner.close()
-    }
-
-    fn user_is_logged_in(&self) -> Result<bool, CallError> {
-        self.before("C_GetSessionInfo")?;
-        self.inner().user_is_logged_in()
-    }
-
-    fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
-        self.before("C_Login")?;
-        self.inner().login(user, pin)
-    }
-
-    fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
-        self.before("C_InitPIN")?;
-        self.inner().init_pin(pin)
-    }
-
-    fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
-        self.before("C_FindObjects")?;
-        self.inner().find(template)
-    }
-
-    fn attributes(
-        &self,
-        object: ObjectHandle,
-        kinds: &[AttributeKind],
-    ) -> Result<Attributes, CallError> {
-        self.before("C_GetAttributeValue")?;
-        self.inner().attributes(object, kinds)
-    }
-
-    fn sign(
-        &self,
-        mechanism: SignMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.before("C_Sign")?;
-        self.inner().sign(mechanism, key, data)
-    }
-
-    fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
-        self.before("C_SignInit")?;
-        self.inner().sign_init(mechanism, key)
-    }
-
-    fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
-        self.before("C_SignUpdate")?;
-        self.inner().sign_update(data)
-    }
-
-    fn sign_final(&self) -> Result<Vec<u8>, CallError> {
-        self.before("C_SignFinal")?;
-        self.inner().sign_final()
-    }
-
-    fn encrypt(
-        &self,
-        mechanism: CipherMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.before("C_Encrypt")?;
-        self.inner().encrypt(mechanism, key, data)
-    }
-
-    fn decrypt(
-        &self,
-        mechanism: CipherMechanism,
-        key: ObjectHandle,
-        data: &[u8],
-    ) -> Result<Vec<u8>, CallError> {
-        self.before("C_Decrypt")?;
-        self.inner().decrypt(mechanism, key, data)
-    }
-
-    fn generate_secret(
-        &self,
-        mechanism: MechanismKind,
-        template: &[Attribute],
-    ) -> Result<ObjectHandle, CallError> {
-        self.before("C_GenerateKey")?;
-        self.inner().generate_secret(mechanism, template)
-    }
-
-    fn generate_rsa(
-        &self,
-        public: &[Attribute],
-        private: &[Attribute],
-    ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
-        self.before("C_GenerateKeyPair")?;
-        self.inner().generate_rsa(public, private)
-    }
-
-    fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
-        self.before("C_CreateObject")?;
-        self.inner().create(template)
-    }
-
-    fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
-        self.before("C_DestroyObject")?;
-        self.inner().destroy(object)
+        self.0.before(function)
     }
 }

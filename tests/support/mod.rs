@@ -30,3 +30,5 @@ pub mod softhsm;
 #[cfg(feature = "pkcs11")]
 pub mod spy;
 pub mod worker;
+#[cfg(feature = "pkcs11")]
+pub mod wrap;

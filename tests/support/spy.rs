@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
-    MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User, load,
+    AttributeKind, Attributes, CallError, CipherMechanism, MechanismInfo, MechanismKind, Module,
+    ModuleSession, ObjectHandle, SignMechanism, User, load,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
+
+use super::wrap::{Hook, SessionHook, wrap};
 
 /// Changes what `C_GetTokenInfo` says.
 type TokenHook = Box<dyn Fn(TokenInfo) -> Result<TokenInfo, CallError> + Send + Sync>;
@@ -58,6 +60,15 @@ impl Spy {
         self.most_open.load(Ordering::SeqCst)
     }
 
+    /// A mechanism that is not offered is not there either.
+    fn offered(&self, function: &'static str, mechanism: CipherMechanism) -> Result<(), CallError> {
+        let not_offered = &self.hooks.lock().unwrap().not_offered;
+        match not_offered.contains(&mechanism.kind()) {
+            true => Err(failed(function, Rv::MECHANISM_INVALID)),
+            false => Ok(()),
+        }
+    }
+
     fn called(&self, function: &'static str) {
         *self.counts.lock().unwrap().entry(function).or_default() += 1;
     }
@@ -72,51 +83,24 @@ impl std::fmt::Debug for Spy {
 /// The real module at `path` behind a spy.
 pub fn spy(path: &Path) -> (Arc<dyn Module>, Arc<Spy>) {
     let spy = Arc::new(Spy::default());
-    (
-        Arc::new(SpyModule {
-            inner: load(path).unwrap(),
-            spy: spy.clone(),
-        }),
-        spy,
-    )
+    (wrap(load(path).unwrap(), spy.clone()), spy)
 }
 
-#[derive(Debug)]
-struct SpyModule {
-    inner: Arc<dyn Module>,
-    spy: Arc<Spy>,
-}
-
-impl Module for SpyModule {
-    fn path(&self) -> &Path {
-        self.inner.path()
+impl Hook for Spy {
+    fn before(&self, function: &'static str) -> Result<(), CallError> {
+        self.called(function);
+        Ok(())
     }
 
-    fn initialize(&self) -> Result<(), CallError> {
-        self.spy.called("C_Initialize");
-        self.inner.initialize()
+    fn session(self: Arc<Self>) -> Box<dyn SessionHook> {
+        let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_open.fetch_max(open, Ordering::SeqCst);
+        Box::new(SpySession(self))
     }
 
-    fn finalize(&self) -> Result<(), CallError> {
-        self.spy.called("C_Finalize");
-        self.inner.finalize()
-    }
-
-    fn library(&self) -> Result<LibraryInfo, CallError> {
-        self.inner.library()
-    }
-
-    fn slots(&self) -> Result<Vec<u64>, CallError> {
-        self.inner.slots()
-    }
-
-    fn slot(&self, slot: u64) -> Result<SlotInfo, CallError> {
-        self.inner.slot(slot)
-    }
-
-    fn token(&self, slot: u64) -> Result<TokenInfo, CallError> {
-        let info = self.inner.token(slot)?;
-        match &self.spy.hooks.lock().unwrap().token {
+    fn token(&self, inner: &dyn Module, slot: u64) -> Result<TokenInfo, CallError> {
+        let info = inner.token(slot)?;
+        match &self.hooks.lock().unwrap().token {
             Some(hook) => hook(info),
             None => Ok(info),
         }
@@ -124,98 +108,56 @@ impl Module for SpyModule {
 
     fn mechanism(
         &self,
+        inner: &dyn Module,
         slot: u64,
         kind: MechanismKind,
     ) -> Result<Option<MechanismInfo>, CallError> {
-        if self.spy.hooks.lock().unwrap().not_offered.contains(&kind) {
+        if self.hooks.lock().unwrap().not_offered.contains(&kind) {
             return Ok(None);
         }
-        self.inner.mechanism(slot, kind)
-    }
-
-    fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
-        self.spy.called("C_OpenSession");
-        let inner = self.inner.open_session(slot, writable)?;
-        let open = self.spy.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.spy.most_open.fetch_max(open, Ordering::SeqCst);
-        Ok(Box::new(SpySession {
-            inner: Some(inner),
-            spy: self.spy.clone(),
-        }))
-    }
-
-    fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
-        self.inner.init_token(slot, so_pin, label)
+        inner.mechanism(slot, kind)
     }
 }
 
-struct SpySession {
-    inner: Option<Box<dyn ModuleSession>>,
-    spy: Arc<Spy>,
-}
-
-impl SpySession {
-    fn inner(&self) -> &dyn ModuleSession {
-        self.inner.as_deref().unwrap()
-    }
-}
-
-impl SpySession {
-    /// A mechanism that is not offered is not there either.
-    fn offered(&self, function: &'static str, mechanism: CipherMechanism) -> Result<(), CallError> {
-        let not_offered = &self.spy.hooks.lock().unwrap().not_offered;
-        match not_offered.contains(&mechanism.kind()) {
-            true => Err(failed(function, Rv::MECHANISM_INVALID)),
-            false => Ok(()),
-        }
-    }
-}
+struct SpySession(Arc<Spy>);
 
 impl Drop for SpySession {
     fn drop(&mut self) {
-        self.spy.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl ModuleSession for SpySession {
-    fn close(mut self: Box<Self>) -> Result<(), CallError> {
-        self.spy.called("C_CloseSession");
-        self.inner.take().unwrap().close()
+impl SessionHook for SpySession {
+    fn before(&self, function: &'static str) -> Result<(), CallError> {
+        self.0.before(function)
     }
 
-    fn user_is_logged_in(&self) -> Result<bool, CallError> {
-        self.inner().user_is_logged_in()
-    }
-
-    fn login(&self, user: User, pin: Option<&Pin>) -> Result<(), CallError> {
+    fn login(
+        &self,
+        inner: &dyn ModuleSession,
+        user: User,
+        pin: Option<&Pin>,
+    ) -> Result<(), CallError> {
         if user != User::ContextSpecific {
-            self.spy.called("C_Login");
-            return self.inner().login(user, pin);
+            self.0.called("C_Login");
+            return inner.login(user, pin);
         }
-        self.spy.called("C_Login(context)");
-        let answer = self.spy.hooks.lock().unwrap().context_login;
+        self.0.called("C_Login(context)");
+        let answer = self.0.hooks.lock().unwrap().context_login;
         match answer {
             Some(rv) => Err(failed("C_Login", rv)),
-            None => self.inner().login(user, pin),
+            None => inner.login(user, pin),
         }
-    }
-
-    fn init_pin(&self, pin: &Pin) -> Result<(), CallError> {
-        self.inner().init_pin(pin)
-    }
-
-    fn find(&self, template: &[Attribute]) -> Result<Vec<ObjectHandle>, CallError> {
-        self.spy.called("C_FindObjects");
-        self.inner().find(template)
     }
 
     fn attributes(
         &self,
+        inner: &dyn ModuleSession,
         object: ObjectHandle,
         kinds: &[AttributeKind],
     ) -> Result<Attributes, CallError> {
-        let attributes = self.inner().attributes(object, kinds)?;
-        Ok(match &self.spy.hooks.lock().unwrap().attributes {
+        let attributes = inner.attributes(object, kinds)?;
+        Ok(match &self.0.hooks.lock().unwrap().attributes {
             Some(hook) => hook(attributes),
             None => attributes,
         })
@@ -223,77 +165,40 @@ impl ModuleSession for SpySession {
 
     fn sign(
         &self,
+        inner: &dyn ModuleSession,
         mechanism: SignMechanism,
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
-        self.spy.called("C_Sign");
-        let answer = self
-            .spy
-            .hooks
-            .lock()
-            .unwrap()
-            .sign
-            .as_ref()
-            .and_then(|hook| hook(mechanism));
-        answer.unwrap_or_else(|| self.inner().sign(mechanism, key, data))
-    }
-
-    fn sign_init(&self, mechanism: SignMechanism, key: ObjectHandle) -> Result<(), CallError> {
-        self.spy.called("C_SignInit");
-        self.inner().sign_init(mechanism, key)
-    }
-
-    fn sign_update(&self, data: &[u8]) -> Result<(), CallError> {
-        self.inner().sign_update(data)
-    }
-
-    fn sign_final(&self) -> Result<Vec<u8>, CallError> {
-        self.inner().sign_final()
+        self.0.called("C_Sign");
+        let hooks = self.0.hooks.lock().unwrap();
+        let answer = hooks.sign.as_ref().and_then(|hook| hook(mechanism));
+        drop(hooks);
+        answer.unwrap_or_else(|| inner.sign(mechanism, key, data))
     }
 
     fn encrypt(
         &self,
+        inner: &dyn ModuleSession,
         mechanism: CipherMechanism,
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
-        self.offered("C_EncryptInit", mechanism)?;
-        self.inner().encrypt(mechanism, key, data)
+        self.0.offered("C_EncryptInit", mechanism)?;
+        self.before("C_Encrypt")?;
+        inner.encrypt(mechanism, key, data)
     }
 
     fn decrypt(
         &self,
+        inner: &dyn ModuleSession,
         mechanism: CipherMechanism,
         key: ObjectHandle,
         data: &[u8],
     ) -> Result<Vec<u8>, CallError> {
-        self.offered("C_DecryptInit", mechanism)?;
-        self.inner().decrypt(mechanism, key, data)
-    }
-
-    fn generate_secret(
-        &self,
-        mechanism: MechanismKind,
-        template: &[Attribute],
-    ) -> Result<ObjectHandle, CallError> {
-        self.inner().generate_secret(mechanism, template)
-    }
-
-    fn generate_rsa(
-        &self,
-        public: &[Attribute],
-        private: &[Attribute],
-    ) -> Result<(ObjectHandle, ObjectHandle), CallError> {
-        self.inner().generate_rsa(public, private)
-    }
-
-    fn create(&self, template: &[Attribute]) -> Result<ObjectHandle, CallError> {
-        self.inner().create(template)
-    }
-
-    fn destroy(&self, object: ObjectHandle) -> Result<(), CallError> {
-        self.inner().destroy(object)
+        self.0.offered("C_DecryptInit", mechanism)?;
+        self.before("C_Decrypt")?;
+        inner.decrypt(mechanism, key, data)
     }
 }
 
