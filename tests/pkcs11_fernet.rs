@@ -8,19 +8,18 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use support::fault::{Fault, Faults, faulty};
+use support::fault::{Fault, Faults};
 use support::fernet::{Vector, flipped};
 use support::fork::fork;
 use support::keys::{opener, signer};
-use support::softhsm::{self, PIN, Token};
-use support::spy::spy;
+use support::softhsm::{self, Token};
 use taskseal::fernet::body::FernetBodies;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind as Kind, KeyType, MechanismKind, ObjectClass, User, load,
+    Attribute, AttributeKind as Kind, KeyType, MechanismKind, ObjectClass,
 };
-use taskseal::pkcs11::{self, Builder, Error, Pin, Pkcs11FernetKeys, Rv, SecretKeyInfo};
+use taskseal::pkcs11::{self, Builder, Error, Pkcs11FernetKeys, Rv, SecretKeyInfo};
 use taskseal::pss::Scheme;
 use taskseal::{Destination, ErrorClass, MessageOpener, MessageSealer};
 
@@ -46,9 +45,9 @@ fn both(token: &Token, key: &[u8; 32]) -> [Fernet; 2] {
 
 /// For the pair `queue` behind a module that neither offers these mechanisms nor does them.
 fn offering_all_but(token: &Token, not_offered: &[MechanismKind]) -> Builder {
-    let (module, spy) = spy(&token.module);
+    let (builder, spy) = token.spied();
     spy.hooks.lock().unwrap().not_offered = not_offered.to_vec();
-    named(token, "queue").module_implementation(module)
+    builder.object_label("queue")
 }
 
 /// A pair on a token behind a module that gets faults.
@@ -59,10 +58,10 @@ fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
 /// The same, with these faults when the pair is opened and encrypts for the first time.
 fn faulted_with<const N: usize>(token: &Token, first: [Fault; N]) -> (Fernet, Arc<Faults>) {
     pkcs11::import_fernet_keys(&named(token, "q"), &KEY).unwrap();
-    let (module, faults) = faulty(&token.module);
+    let (builder, faults) = token.faulty();
     faults.script("C_Encrypt", first);
-    let keys = named(token, "q")
-        .module_implementation(module)
+    let keys = builder
+        .object_label("q")
         .deadline(Duration::from_secs(2))
         .open_fernet_keys()
         .unwrap();
@@ -369,13 +368,7 @@ fn a_label_is_taken_once_and_what_is_missing_or_double_is_said() {
         ] {
             assert!(matches!(again.unwrap_err(), Error::Exists { .. }));
         }
-        let session = load(&token.module)
-            .unwrap()
-            .open_session(token.info.slot_id, true)
-            .unwrap();
-        session
-            .login(User::User, Some(&Pin::new(PIN).unwrap()))
-            .unwrap();
+        let session = token.session();
         let secret = |label: &str, key: KeyType, value: &[u8], extractable: bool| {
             session
                 .create(&[
@@ -482,17 +475,7 @@ fn other_keys_under_the_label_are_not_used_for_those_that_were_opened() {
         let token = hsm.token("lab");
         let (fernet, faults) = faulted(&token);
         fernet.encrypt(b"data").unwrap();
-        let session = load(&token.module)
-            .unwrap()
-            .open_session(token.info.slot_id, true)
-            .unwrap();
-        let template = [
-            Attribute::class(ObjectClass::SecretKey),
-            Attribute::bytes(Kind::Label, b"q"),
-        ];
-        for key in session.find(&template).unwrap() {
-            session.destroy(key).unwrap();
-        }
+        token.destroy("q");
         pkcs11::generate_fernet_keys(&named(&token, "q")).unwrap();
         faults.script("C_Encrypt", [Fault::LoseSession]);
         let error = fernet.encrypt(b"data").unwrap_err();
@@ -507,17 +490,7 @@ fn destroyed_keys_are_said_at_once() {
         let token = hsm.token("lab");
         let (fernet, faults) = faulted(&token);
         pkcs11::generate_fernet_keys(&named(&token, "another")).unwrap();
-        let session = load(&token.module)
-            .unwrap()
-            .open_session(token.info.slot_id, true)
-            .unwrap();
-        let template = [
-            Attribute::class(ObjectClass::SecretKey),
-            Attribute::bytes(Kind::Label, b"q"),
-        ];
-        for key in session.find(&template).unwrap() {
-            session.destroy(key).unwrap();
-        }
+        token.destroy("q");
         faults.script("C_Encrypt", [Fault::LoseSession]);
         let starts = || faults.count("C_Initialize");
         let error = fernet.encrypt(b"data").unwrap_err();

@@ -71,8 +71,7 @@ fn children_sign_with_what_the_parent_opened_and_the_parent_goes_on() {
 #[test]
 fn grandchildren_sign_whether_or_not_their_parent_did() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         let key = token.builder().open_key().unwrap();
         for parent_signs in [false, true] {
             let child = fork(|| {
@@ -92,8 +91,7 @@ fn grandchildren_sign_whether_or_not_their_parent_did() {
 #[test]
 fn forks_while_threads_of_the_parent_sign_do_not_hang() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         let key = token.builder().max_sessions(3).open_key().unwrap();
         let done = AtomicBool::new(false);
         let signed = AtomicUsize::new(0);
@@ -152,8 +150,7 @@ fn a_child_can_open_keys_of_its_own() {
 #[test]
 fn a_module_that_forgets_everything_in_a_child_is_opened_anew() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         let (module, shared) = fork_module(hsm.module(), Manners::Strict);
         let key = token
             .builder()
@@ -184,8 +181,7 @@ fn a_module_that_forgets_everything_in_a_child_is_opened_anew() {
 #[test]
 fn a_module_that_does_not_bear_a_fork_is_a_clear_error_and_is_left_alone() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         let (module, shared) = fork_module(hsm.module(), Manners::Fragile);
         let builder = token.builder().module_implementation(module);
         let key = builder.open_key().unwrap();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use support::fault::{Fault, faulty};
+use support::fault::Fault;
 use support::softhsm;
 use taskseal::SigningKey;
 use taskseal::pkcs11::Rv;
@@ -67,14 +67,9 @@ fn signatures_failures_retries_and_new_starts_are_counted() {
     softhsm::test(|hsm| {
         let counts = Counts::default();
         metrics::set_global_recorder(counts.clone()).unwrap();
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, faults) = faulty(hsm.module());
-        let key = token
-            .builder()
-            .module_implementation(module)
-            .open_key()
-            .unwrap();
+        let token = hsm.token_with_key();
+        let (builder, faults) = token.faulty();
+        let key = builder.open_key().unwrap();
         key.sign_message(b"m").unwrap();
         faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
         key.sign_message(b"m").unwrap();

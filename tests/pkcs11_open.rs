@@ -12,12 +12,10 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use support::softhsm::{self, PIN, SO_PIN, Token, certificate};
+use support::softhsm::{self, PIN, SO_PIN, certificate};
 use support::spy::{failed, spy};
 use taskseal::error::ErrorClass;
-use taskseal::pkcs11::module::{
-    Attribute, AttributeKind as Kind, AttributeValue, ModuleSession, User, load,
-};
+use taskseal::pkcs11::module::{AttributeKind as Kind, AttributeValue, load};
 use taskseal::pkcs11::{
     self, Builder, Error, KeyInfo, NewKey, Pin, Pkcs11Key, Pkcs11Signer, Rv, Uri,
 };
@@ -201,7 +199,7 @@ fn the_same_key_twice_is_an_error() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
         let (_, certificate) = token.generate_certified(2048, "first");
-        let (module, spy) = spy(hsm.module());
+        let (builder, spy) = token.spied();
         token.generate(2048, "second");
         // Both keys read the same modulus: what a copied object looks like.
         let modulus = certificate.public_key().modulus().to_vec();
@@ -213,11 +211,7 @@ fn the_same_key_twice_is_an_error() {
             }
             attributes
         }));
-        let error = token
-            .builder()
-            .module_implementation(module)
-            .open_signer(certificate)
-            .unwrap_err();
+        let error = builder.open_signer(certificate).unwrap_err();
         assert!(
             matches!(error, SignError::Token(Error::SeveralKeys { .. })),
             "{error}"
@@ -229,8 +223,14 @@ fn the_same_key_twice_is_an_error() {
 fn keys_that_can_be_read_are_refused_unless_the_unsafe_choice_is_named() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        make_key(&token, "extractable", true, true);
-        make_key(&token, "readable", false, false);
+        token.make_key(
+            "extractable",
+            &[(Kind::Sensitive, true), (Kind::Extractable, true)],
+        );
+        token.make_key(
+            "readable",
+            &[(Kind::Sensitive, false), (Kind::Extractable, false)],
+        );
         for (label, attribute) in [
             ("extractable", "CKA_EXTRACTABLE"),
             ("readable", "CKA_SENSITIVE"),
@@ -250,19 +250,14 @@ fn keys_that_can_be_read_are_refused_unless_the_unsafe_choice_is_named() {
 #[test]
 fn keys_of_which_nobody_knows_are_refused_too() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         for hidden in [Kind::Sensitive, Kind::Extractable] {
-            let (module, spy) = spy(hsm.module());
+            let (builder, spy) = token.spied();
             spy.hooks.lock().unwrap().attributes = Some(Box::new(move |mut attributes| {
                 attributes.0.retain(|attribute| attribute.kind != hidden);
                 attributes
             }));
-            let error = token
-                .builder()
-                .module_implementation(module)
-                .open_key()
-                .unwrap_err();
+            let error = builder.open_key().unwrap_err();
             assert!(matches!(error, Error::Extractable { .. }), "{error}");
             assert!(error.to_string().contains("cannot be read"), "{error}");
         }
@@ -272,9 +267,8 @@ fn keys_of_which_nobody_knows_are_refused_too() {
 #[test]
 fn keys_that_must_not_sign_and_small_keys_are_refused() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
         spy.hooks.lock().unwrap().attributes = Some(Box::new(|mut attributes| {
             for attribute in &mut attributes.0 {
                 if attribute.kind == Kind::Sign {
@@ -283,11 +277,7 @@ fn keys_that_must_not_sign_and_small_keys_are_refused() {
             }
             attributes
         }));
-        let error = token
-            .builder()
-            .module_implementation(module)
-            .open_key()
-            .unwrap_err();
+        let error = builder.open_key().unwrap_err();
         assert!(matches!(error, Error::NotForSigning { .. }), "{error}");
 
         let small = NewKey {
@@ -522,38 +512,4 @@ fn a_text_for_the_initialisation_reaches_the_module_and_is_the_whole_process_s()
             "{error}"
         );
     });
-}
-
-/// Makes a key that [`pkcs11::generate_key`] would not make.
-fn make_key(token: &Token, label: &str, sensitive: bool, extractable: bool) {
-    let module = load(&token.module).unwrap();
-    let session: Box<dyn ModuleSession> = module.open_session(token.info.slot_id, true).unwrap();
-    session
-        .login(User::User, Some(&Pin::new(PIN).unwrap()))
-        .unwrap();
-    let named = [
-        Attribute::bytes(Kind::Label, label.as_bytes()),
-        Attribute::bytes(Kind::Id, label.as_bytes()),
-    ];
-    let public = [
-        Attribute::flag(Kind::Token, true),
-        Attribute {
-            kind: Kind::ModulusBits,
-            value: AttributeValue::Number(2048),
-        },
-        Attribute::bytes(Kind::PublicExponent, &[1, 0, 1]),
-    ];
-    let private = [
-        Attribute::flag(Kind::Token, true),
-        Attribute::flag(Kind::Private, true),
-        Attribute::flag(Kind::Sensitive, sensitive),
-        Attribute::flag(Kind::Extractable, extractable),
-        Attribute::flag(Kind::Sign, true),
-    ];
-    session
-        .generate_rsa(
-            &[&public[..], &named].concat(),
-            &[&private[..], &named].concat(),
-        )
-        .unwrap();
 }

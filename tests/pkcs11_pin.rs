@@ -26,8 +26,7 @@ fn value(pin: &str) -> PinSource {
 
 /// A token with one key, which nobody is logged in to, behind a spy.
 fn token(hsm: &SoftHsm) -> (Token, Builder, Arc<Spy>) {
-    let token = hsm.token("lab");
-    token.generate(2048, "k");
+    let token = hsm.token_with_key();
     let (module, spy) = spy(hsm.module());
     let builder = token
         .builder_without_pin()

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use support::fault::{Fault, Faults, OTHER_KEY, faulty};
+use support::fault::{Fault, Faults, OTHER_KEY};
 use support::softhsm::{self, PIN, SoftHsm, Token};
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::{
@@ -26,14 +26,9 @@ const SLACK: Duration = Duration::from_millis(500);
 
 /// A token with a key `k`, behind faults.
 fn token(hsm: &SoftHsm) -> (Token, Builder, Arc<Faults>) {
-    let token = hsm.token("lab");
-    token.generate(2048, "k");
-    let (module, faults) = faulty(hsm.module());
-    let builder = token
-        .builder()
-        .module_implementation(module)
-        .object_label("k");
-    (token, builder, faults)
+    let token = hsm.token_with_key();
+    let (builder, faults) = token.faulty();
+    (token, builder.object_label("k"), faults)
 }
 
 fn sign(key: &Pkcs11Key) -> Result<(), SignError> {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use support::fault::{Fault, faulty};
+use support::fault::Fault;
 use support::remote::Server;
 use support::softhsm;
 use taskseal::pkcs11::{Pkcs11Key, Rv};
@@ -88,7 +88,7 @@ fn load<T>(sign: impl Fn() -> bool + Sync, meanwhile: impl FnOnce() -> T) -> (Se
 #[ignore = "prints numbers"]
 fn what_eight_threads_lose_with_their_server() {
     softhsm::test(|hsm| {
-        hsm.token("lab").generate(2048, "k");
+        hsm.token_with_key();
         let mut server = Server::start(hsm, "lab");
         eprintln!(
             "| p11-kit server, 8 threads | before, signatures/s | away, s | longest time without a signature, s | failed calls | after, signatures/s | new starts | calls that hang |"
@@ -150,7 +150,7 @@ fn what_eight_threads_lose_with_their_server() {
 #[ignore = "prints numbers"]
 fn what_a_failover_signer_makes_with_one_of_two_dead() {
     softhsm::test(|hsm| {
-        hsm.token("lab").generate(2048, "k");
+        hsm.token_with_key();
         let other = hsm.token("other");
         let mut server = Server::start(hsm, "lab");
         let remote = server.builder().object_label("k").deadline(2 * SECOND);
@@ -198,10 +198,8 @@ fn what_a_failover_signer_makes_with_one_of_two_dead() {
 #[ignore = "prints numbers"]
 fn what_one_signature_costs_that_meets_a_failure() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, faults) = faulty(hsm.module());
-        let builder = token.builder().module_implementation(module);
+        let token = hsm.token_with_key();
+        let (builder, faults) = token.faulty();
         let builder = builder.object_label("k").reload_interval(Duration::ZERO);
         let key = builder.open_key().unwrap();
         eprintln!("| SoftHSM, one thread | median, ms | longest of 20, ms |");

@@ -28,7 +28,7 @@ fn test<F: FnOnce(&SoftHsm, Server)>(test: F) {
         return support::python::skip(name, "no p11-kit-client.so; install p11-kit-modules");
     }
     softhsm::test_named(name, |hsm| {
-        hsm.token("lab").generate(2048, "k");
+        hsm.token_with_key();
         test(hsm, Server::start(hsm, "lab"));
     });
 }

@@ -14,13 +14,13 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cryptoki::context::Pkcs11;
-use support::softhsm::{self, PIN, Token};
-use support::spy::{failed, spy};
+use support::softhsm;
+use support::spy::failed;
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::module::{
-    Attribute, AttributeKind as Kind, AttributeValue, MechanismKind, SignMechanism, User, load,
+    AttributeKind as Kind, AttributeValue, MechanismKind, SignMechanism,
 };
-use taskseal::pkcs11::{Error, Pin, Rv, SignaturePath, TokenInfo};
+use taskseal::pkcs11::{Error, Rv, SignaturePath, TokenInfo};
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::{SignError, Signer, SigningKey};
 
@@ -74,8 +74,7 @@ fn a_token_that_refuses_the_salt_or_lacks_pss_gets_the_padding_made_here() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
         let (_, certificate) = token.generate_certified(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let builder = token.builder().module_implementation(module);
+        let (builder, spy) = token.spied();
         for lists_pss in [false, true] {
             let mut hooks = spy.hooks.lock().unwrap();
             hooks.not_offered = if lists_pss {
@@ -108,9 +107,8 @@ fn a_token_that_refuses_the_salt_or_lacks_pss_gets_the_padding_made_here() {
 #[test]
 fn a_token_that_can_do_neither_is_refused_when_it_is_opened() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
         let mut hooks = spy.hooks.lock().unwrap();
         hooks.not_offered = vec![MechanismKind::RsaX509];
         hooks.sign = Some(Box::new(|_| {
@@ -118,12 +116,7 @@ fn a_token_that_can_do_neither_is_refused_when_it_is_opened() {
         }));
         drop(hooks);
         let scheme = Scheme::new(Digest::Sha256, Salt::Maximum);
-        let error = token
-            .builder()
-            .module_implementation(module)
-            .scheme(scheme)
-            .open_key()
-            .unwrap_err();
+        let error = builder.scheme(scheme).open_key().unwrap_err();
         assert!(
             matches!(error, Error::Unsupported { salt_len: 222, .. }),
             "{error}"
@@ -144,11 +137,8 @@ fn many_threads_share_few_sessions() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
         let (_, certificate) = token.generate_certified(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let builder = token
-            .builder()
-            .module_implementation(module)
-            .max_sessions(2);
+        let (builder, spy) = token.spied();
+        let builder = builder.max_sessions(2);
         let signer = builder
             .session_wait(Duration::from_secs(60))
             .open_signer(certificate.clone())
@@ -181,13 +171,10 @@ fn many_threads_share_few_sessions() {
 #[test]
 fn a_caller_waits_for_a_session_only_so_long() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
         let wait = Duration::from_millis(200);
-        let key = token
-            .builder()
-            .module_implementation(module)
+        let key = builder
             .max_sessions(1)
             .session_wait(wait)
             .open_key()
@@ -224,8 +211,7 @@ fn a_caller_waits_for_a_session_only_so_long() {
 #[test]
 fn a_waiting_caller_gets_the_session_that_is_given_back() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         let key = token
             .builder()
             .max_sessions(1)
@@ -248,10 +234,8 @@ fn a_signature_that_is_not_the_keys_is_thrown_away_with_its_session() {
         let other = token.signer(2048, "other");
         let scheme = other.scheme();
         token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let key = token
-            .builder()
-            .module_implementation(module)
+        let (builder, spy) = token.spied();
+        let key = builder
             .max_sessions(1)
             .deadline(SHORT)
             .object_label("k")
@@ -291,16 +275,9 @@ fn a_signature_that_is_not_the_keys_is_thrown_away_with_its_session() {
 #[test]
 fn what_fails_until_the_deadline_names_function_value_and_token() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let key = token
-            .builder()
-            .module_implementation(module)
-            .max_sessions(1)
-            .deadline(SHORT)
-            .open_key()
-            .unwrap();
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
+        let key = builder.max_sessions(1).deadline(SHORT).open_key().unwrap();
         for (rv, expected) in [
             (Rv::DEVICE_ERROR, ErrorClass::SessionLost),
             (Rv::KEY_HANDLE_INVALID, ErrorClass::SessionLost),
@@ -327,15 +304,9 @@ fn what_fails_until_the_deadline_names_function_value_and_token() {
 #[test]
 fn a_logout_by_somebody_else_costs_no_signature() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let key = token
-            .builder()
-            .module_implementation(module)
-            .max_sessions(1)
-            .open_key()
-            .unwrap();
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
+        let key = builder.max_sessions(1).open_key().unwrap();
         assert_eq!(spy.count("C_Login"), 1);
         // Another part of the process, with a session of its own.
         let context = Pkcs11::new(hsm.module()).unwrap();
@@ -356,8 +327,7 @@ fn handles_found_before_a_login_are_not_used_after_it() {
         let token = hsm.token("lab");
         token.generate(2048, "one");
         token.generate(2048, "two");
-        let (module, spy) = spy(hsm.module());
-        let builder = token.builder().module_implementation(module);
+        let (builder, spy) = token.spied();
         let [one, two] =
             ["one", "two"].map(|label| builder.clone().object_label(label).open_key().unwrap());
         let context = Pkcs11::new(hsm.module()).unwrap();
@@ -375,8 +345,7 @@ fn handles_found_before_a_login_are_not_used_after_it() {
 #[test]
 fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         token.generate(2048, "other");
         let key = token
             .builder()
@@ -386,7 +355,7 @@ fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
             .deadline(SHORT)
             .open_key()
             .unwrap();
-        destroy(&token, "k");
+        token.destroy("k");
         for _ in 0..3 {
             let error = key.sign_message(b"m").unwrap_err();
             let gone = matches!(&error, SignError::Token(Error::KeyGone { .. }));
@@ -404,11 +373,9 @@ fn a_destroyed_key_is_an_error_and_comes_back_with_its_object() {
 #[test]
 fn another_token_in_the_place_of_the_keys_own_is_waited_for_and_never_signs() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         hsm.token("other").generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
-        let builder = token.builder().module_implementation(module);
+        let (builder, spy) = token.spied();
         let key = builder
             .object_label("k")
             .max_sessions(1)
@@ -458,9 +425,13 @@ fn another_token_in_the_place_of_the_keys_own_is_waited_for_and_never_signs() {
 fn a_key_that_wants_a_login_for_each_signature_gets_it() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        make_always_authenticate(&token, "k");
-        let (module, spy) = spy(hsm.module());
-        let builder = token.builder().module_implementation(module);
+        let attributes = [
+            (Kind::Sensitive, true),
+            (Kind::Extractable, false),
+            (Kind::AlwaysAuthenticate, true),
+        ];
+        token.make_key("k", &attributes);
+        let (builder, spy) = token.spied();
         for scheme in schemes() {
             let key = builder.clone().scheme(scheme).open_key().unwrap();
             assert_eq!(key.signature_path(), SignaturePath::HashOnToken);
@@ -482,9 +453,8 @@ fn a_key_that_wants_a_login_for_each_signature_gets_it() {
 #[test]
 fn modules_that_ignore_always_authenticate_are_tolerated() {
     softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
-        let (module, spy) = spy(hsm.module());
+        let token = hsm.token_with_key();
+        let (builder, spy) = token.spied();
         spy.hooks.lock().unwrap().attributes = Some(Box::new(|mut attributes| {
             for attribute in &mut attributes.0 {
                 if attribute.kind == Kind::AlwaysAuthenticate {
@@ -493,7 +463,6 @@ fn modules_that_ignore_always_authenticate_are_tolerated() {
             }
             attributes
         }));
-        let builder = token.builder().module_implementation(module);
         for (rv, works) in [
             (Rv::USER_ALREADY_LOGGED_IN, true),
             (Rv::USER_TYPE_INVALID, true),
@@ -508,50 +477,4 @@ fn modules_that_ignore_always_authenticate_are_tolerated() {
             );
         }
     });
-}
-
-fn destroy(token: &Token, label: &str) {
-    let module = load(&token.module).unwrap();
-    let session = module.open_session(token.info.slot_id, true).unwrap();
-    for handle in session
-        .find(&[Attribute::bytes(Kind::Label, label.as_bytes())])
-        .unwrap()
-    {
-        session.destroy(handle).unwrap();
-    }
-}
-
-fn make_always_authenticate(token: &Token, label: &str) {
-    let module = load(&token.module).unwrap();
-    let session = module.open_session(token.info.slot_id, true).unwrap();
-    session
-        .login(User::User, Some(&Pin::new(PIN).unwrap()))
-        .unwrap();
-    let named = [
-        Attribute::bytes(Kind::Label, label.as_bytes()),
-        Attribute::bytes(Kind::Id, b"1"),
-    ];
-    let public = [
-        Attribute::flag(Kind::Token, true),
-        Attribute {
-            kind: Kind::ModulusBits,
-            value: AttributeValue::Number(2048),
-        },
-        Attribute::bytes(Kind::PublicExponent, &[1, 0, 1]),
-    ];
-    let private = [
-        (Kind::Token, true),
-        (Kind::Private, true),
-        (Kind::Sensitive, true),
-        (Kind::Extractable, false),
-        (Kind::Sign, true),
-        (Kind::AlwaysAuthenticate, true),
-    ]
-    .map(|(kind, value)| Attribute::flag(kind, value));
-    session
-        .generate_rsa(
-            &[&public[..], &named].concat(),
-            &[&private[..], &named].concat(),
-        )
-        .unwrap();
 }

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::fault::{Chance, Fault, OTHER_KEY, faulty};
+use support::fault::{Chance, Fault, OTHER_KEY};
 use support::softhsm;
 use taskseal::SigningKey;
 use taskseal::pkcs11::Rv;
@@ -89,14 +89,11 @@ fn whatever_fails_calls_end_in_time_and_only_right_signatures_come_out() {
                 .as_nanos() as u64
         });
         eprintln!("soak: {wanted} signatures, TASKSEAL_SOAK_SEED={seed}");
-        let token = hsm.token("lab");
-        token.generate(2048, "k");
+        let token = hsm.token_with_key();
         token.generate(2048, OTHER_KEY);
-        let (module, faulty) = faulty(hsm.module());
+        let (builder, faulty) = token.faulty();
         let before = threads();
-        let key = token
-            .builder()
-            .module_implementation(module)
+        let key = builder
             .object_label("k")
             .max_sessions(THREADS)
             .deadline(DEADLINE)

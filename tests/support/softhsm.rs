@@ -9,14 +9,19 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use taskseal::Certificate;
 use taskseal::certificate::issue;
+use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, ModuleSession, User, load};
 use taskseal::pkcs11::{
     self, Builder, KeyInfo, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo, Uri,
 };
 use taskseal::signer::SigningKey;
+
+use super::fault::{Faults, faulty};
+use super::spy::{Spy, spy};
 
 /// The user's PIN on every token made here.
 pub const PIN: &str = "12345678";
@@ -173,6 +178,13 @@ impl SoftHsm {
         socket(&self.directory)
     }
 
+    /// Makes a token `lab` with one key, `k`.
+    pub fn token_with_key(&self) -> Token {
+        let token = self.token("lab");
+        token.generate(2048, "k");
+        token
+    }
+
     /// Makes a token with [`PIN`] and [`SO_PIN`].
     pub fn token(&self, label: &str) -> Token {
         let pins = [SO_PIN, PIN].map(|pin| Pin::new(pin).unwrap());
@@ -205,6 +217,18 @@ impl Token {
             .pin(PinSource::Value(Pin::new(PIN).unwrap()))
     }
 
+    /// [`builder`](Self::builder), through a spy.
+    pub fn spied(&self) -> (Builder, Arc<Spy>) {
+        let (module, spy) = spy(&self.module);
+        (self.builder().module_implementation(module), spy)
+    }
+
+    /// [`builder`](Self::builder), behind faults.
+    pub fn faulty(&self) -> (Builder, Arc<Faults>) {
+        let (module, faults) = faulty(&self.module);
+        (self.builder().module_implementation(module), faults)
+    }
+
     /// A URI with the module, the token, the PIN and these path attributes.
     pub fn uri(&self, attributes: &str) -> Uri {
         let label = self.info.label.replace(' ', "%20");
@@ -222,6 +246,48 @@ impl Token {
             id: None,
         };
         pkcs11::generate_key(&self.builder(), &key).unwrap()
+    }
+
+    /// Makes an RSA key of 2048 bits with these attributes, which [`pkcs11::generate_key`] would not make.
+    pub fn make_key(&self, label: &str, attributes: &[(Kind, bool)]) {
+        let named = [Kind::Label, Kind::Id].map(|kind| Attribute::bytes(kind, label.as_bytes()));
+        let mut public = named.to_vec();
+        public.extend([
+            Attribute::flag(Kind::Token, true),
+            Attribute::number(Kind::ModulusBits, 2048),
+            Attribute::bytes(Kind::PublicExponent, &[1, 0, 1]),
+        ]);
+        let mut private = named.to_vec();
+        private.extend(
+            [Kind::Token, Kind::Private, Kind::Sign].map(|kind| Attribute::flag(kind, true)),
+        );
+        private.extend(
+            attributes
+                .iter()
+                .map(|(kind, value)| Attribute::flag(*kind, *value)),
+        );
+        self.session().generate_rsa(&public, &private).unwrap();
+    }
+
+    /// Destroys whatever has that label.
+    pub fn destroy(&self, label: &str) {
+        let session = self.session();
+        let labelled = [Attribute::bytes(Kind::Label, label.as_bytes())];
+        for handle in session.find(&labelled).unwrap() {
+            session.destroy(handle).unwrap();
+        }
+    }
+
+    /// A session of the test's own: writable, with the user logged in.
+    pub fn session(&self) -> Box<dyn ModuleSession> {
+        let module = load(&self.module).unwrap();
+        let session = module.open_session(self.info.slot_id, true).unwrap();
+        if !session.user_is_logged_in().unwrap() {
+            session
+                .login(User::User, Some(&Pin::new(PIN).unwrap()))
+                .unwrap();
+        }
+        session
     }
 
     /// Generates a key and signs a certificate for it with itself.
