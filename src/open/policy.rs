@@ -1,0 +1,199 @@
+//! [`Policy`]: what is accepted.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use super::OpenError;
+use crate::certificate::Certificate;
+use crate::envelope::{Envelope, Format};
+use crate::pss::{Digest, KeySizes, Salt};
+
+/// What an [`Opener`](super::Opener) accepts. Closed by default; every method opens it a little.
+///
+/// | | default |
+/// |---|---|
+/// | inner content types | `application/json` |
+/// | content encodings | `utf-8`, `binary` |
+/// | formats | [`Format::Celery`] |
+/// | digest | SHA-256 |
+/// | salts | digest length and maximum |
+/// | RSA key | 2048 to 8192 bits |
+/// | wire form | 64 MiB |
+/// | clock skew | none |
+#[derive(Debug, Clone)]
+pub struct Policy {
+    content_types: BTreeSet<String>,
+    content_encodings: BTreeSet<String>,
+    pub(super) formats: Vec<Format>,
+    pub(super) digest: Digest,
+    pub(super) salts: Vec<Salt>,
+    key_sizes: KeySizes,
+    pub(super) max_message_len: usize,
+    clock_skew: Duration,
+    check_key_usage: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            content_types: BTreeSet::from(["application/json".to_owned()]),
+            content_encodings: BTreeSet::from(["utf-8".to_owned(), "binary".to_owned()]),
+            formats: vec![Format::Celery],
+            digest: Digest::Sha256,
+            salts: Salt::ALL.to_vec(),
+            key_sizes: KeySizes::default(),
+            max_message_len: Self::MAX_MESSAGE_LEN,
+            clock_skew: Duration::ZERO,
+            check_key_usage: true,
+        }
+    }
+}
+
+impl Policy {
+    /// The default limit of a wire form: 64 MiB, in bytes.
+    pub const MAX_MESSAGE_LEN: usize = 64 * 1024 * 1024;
+
+    /// The default policy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Accepts one more inner content type, compared byte by byte. The signature does not cover the content type, so
+    /// list only what the application would take from this signer under *any* listed type. Stock Celery loads whatever
+    /// the message says.
+    #[must_use]
+    pub fn accept_content_type(mut self, content_type: &str) -> Self {
+        self.content_types.insert(content_type.to_owned());
+        self
+    }
+
+    /// Accepts these inner content types and no others.
+    #[must_use]
+    pub fn content_types<'a>(mut self, content_types: impl IntoIterator<Item = &'a str>) -> Self {
+        self.content_types = content_types.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Accepts one more content encoding, compared byte by byte.
+    #[must_use]
+    pub fn accept_content_encoding(mut self, content_encoding: &str) -> Self {
+        self.content_encodings.insert(content_encoding.to_owned());
+        self
+    }
+
+    /// Accepts these content encodings and no others.
+    #[must_use]
+    pub fn content_encodings<'a>(mut self, encodings: impl IntoIterator<Item = &'a str>) -> Self {
+        self.content_encodings = encodings.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Accepts messages in any of these formats; each tells which it is.
+    #[must_use]
+    pub fn formats(mut self, formats: impl IntoIterator<Item = Format>) -> Self {
+        self.formats = formats.into_iter().collect();
+        self
+    }
+
+    /// The digest that signers use; the envelope does not name it. Celery's `security_digest`.
+    #[must_use]
+    pub const fn digest(mut self, digest: Digest) -> Self {
+        self.digest = digest;
+        self
+    }
+
+    /// Accepts signatures with these salt lengths alone.
+    #[must_use]
+    pub fn salts(mut self, salts: impl IntoIterator<Item = Salt>) -> Self {
+        self.salts = salts.into_iter().collect();
+        self
+    }
+
+    /// The RSA key sizes that are accepted.
+    #[must_use]
+    pub const fn key_sizes(mut self, key_sizes: KeySizes) -> Self {
+        self.key_sizes = key_sizes;
+        self
+    }
+
+    /// The longest wire form, in bytes.
+    #[must_use]
+    pub const fn max_message_len(mut self, bytes: usize) -> Self {
+        self.max_message_len = bytes;
+        self
+    }
+
+    /// How far this host's clock may be off: a certificate counts as valid for that much longer at both ends.
+    #[must_use]
+    pub const fn clock_skew(mut self, skew: Duration) -> Self {
+        self.clock_skew = skew;
+        self
+    }
+
+    /// Accepts certificates whose key usage does not allow signatures on messages, as stock Celery does: for one that was
+    /// issued as a CA and is used as a signer.
+    #[must_use]
+    pub const fn dangerous_ignore_key_usage(mut self) -> Self {
+        self.check_key_usage = false;
+        self
+    }
+
+    pub(crate) const fn longest_message(&self) -> usize {
+        self.max_message_len
+    }
+
+    pub(super) fn check_certificate(
+        &self,
+        certificate: &Certificate,
+        at: SystemTime,
+    ) -> Result<(), OpenError> {
+        let signer_id = || certificate.id().to_owned();
+        // A clock so close to either end of time that the skew leaves its range is read as it is.
+        let earliest = at.checked_sub(self.clock_skew).unwrap_or(at);
+        let latest = at.checked_add(self.clock_skew).unwrap_or(at);
+        if certificate.has_expired(earliest) {
+            let not_after = certificate.not_after();
+            return Err(OpenError::Expired {
+                signer_id: signer_id(),
+                not_after,
+                at,
+            });
+        }
+        if certificate.is_not_yet_valid(latest) {
+            let not_before = certificate.not_before();
+            return Err(OpenError::NotYetValid {
+                signer_id: signer_id(),
+                not_before,
+                at,
+            });
+        }
+        if self.check_key_usage && !certificate.allows_signatures() {
+            return Err(OpenError::KeyUsage {
+                signer_id: signer_id(),
+            });
+        }
+        self.key_sizes
+            .check(certificate.public_key().bits())
+            .map_err(|source| OpenError::Key {
+                signer_id: signer_id(),
+                source,
+            })
+    }
+
+    pub(super) fn check_content(&self, envelope: Envelope<'_>) -> Result<(), OpenError> {
+        if !self.content_types.contains(envelope.content_type) {
+            return Err(OpenError::ContentType {
+                content_type: envelope.content_type.into(),
+                accepted: self.content_types.iter().cloned().collect(),
+            });
+        }
+        if !self.content_encodings.contains(envelope.content_encoding) {
+            return Err(OpenError::ContentEncoding {
+                content_encoding: envelope.content_encoding.into(),
+                accepted: self.content_encodings.iter().cloned().collect(),
+            });
+        }
+        Ok(())
+    }
+}
