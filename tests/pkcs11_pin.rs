@@ -10,13 +10,18 @@
 mod support;
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use support::fault::Fault;
+use support::recovery::{self, sign};
 use support::softhsm::{self, PIN, SoftHsm, Token};
 use support::spy::{Spy, spy};
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::{
-    Builder, Error, Pin, PinError, PinSource, Pkcs11Signer, Rv, TokenFlags, forget_refused_pins,
+    Builder, Error, Health, Pin, PinError, PinSource, Pkcs11Signer, Rv, TokenFlags,
+    forget_refused_pins,
 };
 use taskseal::{Signer, SigningKey};
 
@@ -259,6 +264,107 @@ fn pins_named_in_a_uri() {
                 "{source}"
             );
         }
+    });
+}
+
+#[test]
+fn a_wrong_pin_costs_one_try_although_every_thread_tries_again() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = recovery::token(hsm);
+        let file = hsm.directory().join("pin");
+        std::fs::write(&file, PIN).unwrap();
+        let key = builder
+            .pin(PinSource::File(file.clone()))
+            .max_sessions(8)
+            .reload_interval(Duration::ZERO)
+            .deadline(Duration::from_secs(5))
+            .open_key()
+            .unwrap();
+        std::fs::write(&file, "00000000").unwrap();
+        // The login is lost with the module.
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let error = sign(&key).unwrap_err();
+                        assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+                    }
+                });
+            }
+        });
+        assert_eq!(faults.answers("C_Login", "CKR_PIN_INCORRECT"), 1);
+        let Health::Failed { why, .. } = key.health() else {
+            panic!("{}", key.health())
+        };
+        assert!(why.contains("CKR_PIN_INCORRECT"), "{why}");
+        assert_eq!(key.statistics().failures(ErrorClass::Credential), 40);
+        // Somebody provides another PIN.
+        std::fs::write(&file, PIN).unwrap();
+        sign(&key).unwrap();
+        assert!(key.health().is_usable());
+        assert_eq!(faults.answers("C_Login", "CKR_PIN_INCORRECT"), 1);
+    });
+}
+
+/// Each value by which a token refuses a PIN ends all tries with this one.
+#[test]
+fn locked_and_expired_pins_are_not_tried_again() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = recovery::token(hsm);
+        for (number, rv) in [
+            Rv::PIN_INCORRECT,
+            Rv::PIN_LOCKED,
+            Rv::PIN_EXPIRED,
+            Rv::PIN_INVALID,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            faults.script("C_Login", [Fault::Rv(rv)]);
+            let pin = Pin::new(format!("1111111{number}")).unwrap();
+            let wrong = builder.clone().pin(PinSource::Value(pin));
+            for _ in 0..3 {
+                let error = wrong.open_key().unwrap_err();
+                assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+            }
+            assert_eq!(faults.count("C_Login"), number + 1, "{rv}");
+        }
+    });
+}
+
+/// Each try is a prompt on the token, and a mistake there costs a try too.
+#[test]
+fn a_pin_pad_does_not_ask_again_by_itself_after_a_mistake() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = recovery::token(hsm);
+        faults.pin_pad.store(true, Ordering::SeqCst);
+        faults.always("C_Login", Fault::Rv(Rv::PIN_INCORRECT));
+        let builder = builder.pin(PinSource::None);
+        for prompts in 1..=2 {
+            for _ in 0..3 {
+                let error = builder.open_key().unwrap_err();
+                assert_eq!(error.class(), ErrorClass::Credential, "{error}");
+            }
+            assert_eq!(faults.count("C_Login"), prompts);
+            forget_refused_pins();
+        }
+    });
+}
+
+#[test]
+fn a_pin_callback_that_panics_is_an_error_and_costs_nothing_else() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = recovery::token(hsm);
+        let panics = builder
+            .clone()
+            .pin(PinSource::callback(|_| panic!("nobody is there")));
+        for _ in 0..2 {
+            let error = panics.open_key().unwrap_err();
+            assert!(matches!(error, Error::Panicked), "{error}");
+        }
+        assert_eq!((faults.count("C_Login"), faults.open()), (0, 0));
+        sign(&builder.open_key().unwrap()).unwrap();
     });
 }
 

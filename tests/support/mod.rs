@@ -22,6 +22,8 @@ pub mod keys;
 pub mod matrix;
 pub mod mutate;
 pub mod python;
+#[cfg(feature = "pkcs11")]
+pub mod recovery;
 pub mod redis;
 #[cfg(all(feature = "pkcs11", target_os = "linux"))]
 pub mod remote;
