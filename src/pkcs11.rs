@@ -23,7 +23,8 @@
 //! * **Keys that can be read are refused**, unless the unsafe choice is named.
 //! * **Each signature is verified before it is released**; one that is not this key's is an error.
 //! * **A signature ends within its deadline** ([`Builder::deadline`]), whatever the module does. A call that does not
-//!   return is written off with its thread.
+//!   return is written off with its thread. So does making, importing and listing keys
+//!   ([`Builder::provision_deadline`]), and what comes too late is destroyed again.
 //! * **What can pass by itself is tried again**: with another session, another login, and a new start of the module, in
 //!   this order. See `docs/hsm.md`.
 //! * **One owner per module**: it is loaded once per process, started anew only by that owner and never while a call is
@@ -33,7 +34,9 @@
 
 mod absence;
 mod builder;
+mod certificates;
 mod connections;
+mod errand;
 mod error;
 mod fernet;
 mod find;
@@ -58,6 +61,7 @@ mod uri;
 mod worker;
 
 pub use self::builder::Builder;
+pub use self::certificates::{TokenCertificate, find_certificates, import_certificate};
 pub use self::error::{Error, TokenWanted};
 pub use self::fernet::{
     Pkcs11FernetKeys, SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
@@ -66,10 +70,7 @@ pub use self::health::{Health, Histogram, Statistics};
 pub use self::inspect::{Inspection, Mechanism};
 pub use self::key::{Pkcs11Key, SignaturePath};
 pub use self::pin::{Pin, PinCallback, PinError, PinSource};
-pub use self::provision::{
-    KeyInfo, NewKey, TokenCertificate, find_certificates, generate_key, import_certificate,
-    init_token, list_keys, list_tokens,
-};
+pub use self::provision::{KeyInfo, NewKey, generate_key, init_token, list_keys, list_tokens};
 pub use self::rv::Rv;
 pub use self::session::forget_refused_pins;
 pub use self::token::{SessionCounts, SessionLimit, TokenFlags, TokenInfo};

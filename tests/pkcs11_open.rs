@@ -1,4 +1,4 @@
-//! Which token, which key, which certificate; what is refused; making tokens and keys.
+//! Which token, which key, which certificate; what is refused.
 #![cfg(feature = "pkcs11")]
 #![allow(
     clippy::unwrap_used,
@@ -12,13 +12,11 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use support::softhsm::{self, PIN, SO_PIN, certificate};
+use support::softhsm::{self, PIN, certificate};
 use support::spy::{failed, spy};
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::module::{AttributeKind as Kind, AttributeValue, load};
-use taskseal::pkcs11::{
-    self, Builder, Error, KeyInfo, NewKey, Pin, Pkcs11Key, Pkcs11Signer, Rv, Uri,
-};
+use taskseal::pkcs11::{self, Builder, Error, NewKey, Pin, Pkcs11Key, Pkcs11Signer, Rv, Uri};
 use taskseal::pss::{Digest, KeySizes, Salt, Scheme};
 use taskseal::{SignError, Signer, SigningKey};
 
@@ -360,91 +358,6 @@ fn the_certificate_can_come_from_the_token() {
         let elsewhere = hsm.token("elsewhere");
         let error = pkcs11::import_certificate(&elsewhere.builder(), &renewed, None).unwrap_err();
         assert!(matches!(error, Error::KeyNotFound { .. }), "{error}");
-    });
-}
-
-#[test]
-fn new_keys_stay_in_the_token_and_overwrite_nothing() {
-    softhsm::test(|hsm| {
-        let token = hsm.token("lab");
-        let made = token.generate(2048, "k");
-        let expected = [
-            made.sensitive,
-            made.always_sensitive,
-            made.never_extractable,
-            made.local,
-            made.sign,
-        ];
-        assert_eq!(expected, [Some(true); 5]);
-        assert_eq!(made.extractable, Some(false));
-        assert_eq!((made.bits(), made.id.len()), (Some(2048), 16));
-        assert_eq!(made.public_key.as_ref().unwrap().exponent(), [1, 0, 1]);
-        let new = |label: &str, id: Option<Vec<u8>>| {
-            pkcs11::generate_key(
-                &token.builder(),
-                &NewKey {
-                    bits: 2048,
-                    label: label.into(),
-                    id,
-                },
-            )
-        };
-        assert!(matches!(new("k", None), Err(Error::Exists { .. })));
-        assert!(matches!(
-            new("other", Some(made.id.clone())),
-            Err(Error::Exists { .. })
-        ));
-        assert!(matches!(new("", None), Err(Error::Argument(_))));
-        assert!(matches!(
-            new("other", Some(vec![])),
-            Err(Error::Argument(_))
-        ));
-        let odd = NewKey {
-            bits: 2049,
-            label: "odd".into(),
-            id: None,
-        };
-        assert!(matches!(
-            pkcs11::generate_key(&token.builder(), &odd),
-            Err(Error::Argument(_))
-        ));
-        let listed: Vec<KeyInfo> = pkcs11::list_keys(&token.builder()).unwrap();
-        assert_eq!(listed, [made]);
-        assert_eq!(new("other", Some(vec![7])).unwrap().id, [7]);
-    });
-}
-
-#[test]
-fn tokens_are_initialised_once_and_listed() {
-    softhsm::test(|hsm| {
-        let blank = pkcs11::list_tokens(hsm.module()).unwrap();
-        assert!(
-            blank.iter().all(|token| !token.flags.initialized),
-            "{blank:?}"
-        );
-        let none = Builder::new()
-            .module_path(hsm.module())
-            .token()
-            .unwrap_err();
-        assert!(none.to_string().contains("uninitialised"), "{none}");
-        let token = hsm.token("lab");
-        assert!(token.info.flags.initialized && token.info.flags.user_pin_initialized);
-        assert!(token.info.flags.login_required);
-        let [so, user] = [SO_PIN, PIN].map(|pin| Pin::new(pin).unwrap());
-        let init = |label: &str| pkcs11::init_token(hsm.module(), label, &so, &user);
-        assert!(matches!(init("lab"), Err(Error::Exists { .. })));
-        for bad in ["", "ends with blank ", &"x".repeat(33)] {
-            assert!(matches!(init(bad), Err(Error::Argument(_))), "{bad}");
-        }
-        let listed = pkcs11::list_tokens(hsm.module()).unwrap();
-        assert!(listed.contains(&token.info));
-        assert_eq!(
-            listed
-                .iter()
-                .filter(|token| token.flags.initialized)
-                .count(),
-            1
-        );
     });
 }
 

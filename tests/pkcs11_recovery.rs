@@ -16,7 +16,7 @@ use support::recovery::{sign, token};
 use support::softhsm;
 use taskseal::SignError;
 use taskseal::error::ErrorClass;
-use taskseal::pkcs11::{self, Error, Health, NewKey, Rv};
+use taskseal::pkcs11::{Error, Health, Rv};
 
 /// Each answer that one of seven modules gave when another session had logged out, the key's handle was old or the
 /// backend was gone.
@@ -183,32 +183,6 @@ fn a_start_that_fails_is_repeated_until_it_works() {
         faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
         sign(&key).unwrap();
         assert_eq!(faults.count("C_Finalize"), 1);
-    });
-}
-
-/// A template that a token does not take is tried once without what it may not like (tpm2-pkcs11 says
-/// `CKR_GENERAL_ERROR`), but not when the pair was made in spite of the error.
-#[test]
-fn a_key_pair_is_made_once_whatever_the_token_says() {
-    softhsm::test(|hsm| {
-        let (_, builder, faults) = token(hsm);
-        let new = |label: &str| NewKey {
-            bits: 2048,
-            label: label.to_owned(),
-            id: None,
-        };
-        faults.script("C_GenerateKeyPair", [Fault::Rv(Rv::GENERAL_ERROR)]);
-        pkcs11::generate_key(&builder, &new("a")).unwrap();
-        faults.script("C_GenerateKeyPair", [Fault::Rv(Rv::GENERAL_ERROR); 2]);
-        pkcs11::generate_key(&builder, &new("b")).unwrap_err();
-        faults.script("C_GenerateKeyPair", [Fault::MadeBut(Rv::GENERAL_ERROR)]);
-        pkcs11::generate_key(&builder, &new("c")).unwrap_err();
-        assert_eq!(faults.count("C_GenerateKeyPair"), 5);
-        let labels = |label: &str| {
-            let keys = pkcs11::list_keys(&builder).unwrap();
-            keys.iter().filter(|key| key.label == label).count()
-        };
-        assert_eq!(["k", "a", "b", "c"].map(labels), [1, 1, 0, 1]);
     });
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::find::{FoundKey, KeyFilter};
+use super::find::{FoundKey, KeyFilter, find_key};
 use super::guard::Rules;
 use super::key::{KeyOptions, Opened, Pkcs11Key};
 use super::module::{Module, ModuleSession};
@@ -15,10 +15,10 @@ use super::place::{ModuleChoice, Place};
 use super::pool::Ready;
 use super::process::Deadline;
 use super::recovery::{Connection, Limits};
-use super::session::{Access, Login};
+use super::session::Access;
 use super::token::{TokenFilter, TokenInfo};
 use super::uri::{LibraryFilter, ObjectType, Uri};
-use super::{Pkcs11Signer, provision};
+use super::{Pkcs11Signer, certificates};
 use crate::certificate::Certificate;
 use crate::pss::{KeySizes, Scheme};
 use crate::signer::{SignError, SigningKey as _, check_pair};
@@ -32,6 +32,7 @@ pub struct Builder {
     pub(super) object_type: Option<ObjectType>,
     certificate: CertificateChoice,
     pub(super) options: KeyOptions,
+    pub(super) provision_deadline: Duration,
 }
 
 #[derive(Clone)]
@@ -49,6 +50,9 @@ impl Builder {
 
     /// How long a signature may take, unless [`deadline`](Self::deadline) says otherwise.
     pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+    /// How long making, importing and listing what is on a token may take, unless
+    /// [`provision_deadline`](Self::provision_deadline) says otherwise.
+    pub const DEFAULT_PROVISION_DEADLINE: Duration = Duration::from_secs(120);
     /// How many calls may hang in a module, unless [`max_stuck`](Self::max_stuck) says otherwise.
     pub const DEFAULT_MAX_STUCK: usize = 8;
     /// Time between two new starts of a module, unless [`reload_interval`](Self::reload_interval) says otherwise.
@@ -83,6 +87,7 @@ impl Builder {
                     max_stuck: Self::DEFAULT_MAX_STUCK,
                 },
             },
+            provision_deadline: Self::DEFAULT_PROVISION_DEADLINE,
         }
     }
 
@@ -272,6 +277,15 @@ impl Builder {
         self
     }
 
+    /// How long making, importing and listing keys and certificates on the token may take: longer than a signature, because
+    /// an RSA key of 4096 bits takes some devices a minute, and because a person may be asked for the PIN. Nothing of it is
+    /// tried again. After [`Error::Timeout`], what the token makes too late is destroyed again when its call comes back.
+    #[must_use]
+    pub const fn provision_deadline(mut self, deadline: Duration) -> Self {
+        self.provision_deadline = deadline;
+        self
+    }
+
     /// How many calls in a module may be written off and not back before callers get [`Error::Stuck`] at once instead of
     /// one more thread that hangs; at least 1. The calls in progress when that number is reached may still hang too.
     #[must_use]
@@ -368,7 +382,7 @@ impl Builder {
             }
             CertificateChoice::FromToken => {
                 let key = find_key(access, session, &filter)?;
-                let certificate = provision::certificate_of(access, session, &key.info)?;
+                let certificate = certificates::certificate_of(access, session, &key.info)?;
                 Ok(Ok((key, certificate)))
             }
         })?;
@@ -393,9 +407,11 @@ impl Builder {
     /// The token that is meant, without logging in.
     ///
     /// # Errors
-    /// [`Error`]: the module, or none or several tokens.
+    /// [`Error`]: the module, none or several tokens, or no answer within the deadline.
     pub fn token(&self) -> Result<TokenInfo, Error> {
-        Ok(self.access()?.token)
+        self.on_token(self.options.limits.deadline, |access, _| {
+            Ok(access.token.clone())
+        })
     }
 
     /// Opens a session on a thread of its own and finds the key in it, all within the deadline. What may pass by itself
@@ -437,22 +453,6 @@ impl Builder {
         Deadline::after(self.options.limits.deadline)
     }
 
-    /// The token, looked for on the caller's own thread.
-    pub(super) fn access(&self) -> Result<Access, Error> {
-        self.place
-            .access(&self.place.guard()?, None, self.deadline_from_now())
-    }
-
-    /// The token and a session with it, on the caller's own thread.
-    pub(super) fn session(
-        &self,
-        writable: bool,
-    ) -> Result<(Access, Box<dyn ModuleSession>), Error> {
-        let access = self.access()?;
-        let (session, _) = access.open(writable, Login::IfNeeded, self.deadline_from_now())?;
-        Ok((access, session))
-    }
-
     pub(super) fn key_filter(&self) -> Result<KeyFilter, Error> {
         if let Some(other) = self.object_type.filter(|kind| *kind != ObjectType::Private) {
             return Err(Error::Argument(format!(
@@ -466,20 +466,6 @@ impl Builder {
             public_key: None,
         })
     }
-}
-
-fn find_key(
-    access: &Access,
-    session: &dyn ModuleSession,
-    filter: &KeyFilter,
-) -> Result<FoundKey, Error> {
-    filter
-        .find(access, session)?
-        .ok_or_else(|| Error::KeyNotFound {
-            wanted: filter.to_string(),
-            token: Box::new(access.token.clone()),
-            found: Vec::new(),
-        })
 }
 
 impl Default for Builder {

@@ -110,6 +110,21 @@ impl Find for KeyFilter {
     }
 }
 
+/// The one private key that is meant.
+pub(super) fn find_key(
+    access: &Access,
+    session: &dyn ModuleSession,
+    filter: &KeyFilter,
+) -> Result<FoundKey, Error> {
+    filter
+        .find(access, session)?
+        .ok_or_else(|| Error::KeyNotFound {
+            wanted: filter.to_string(),
+            token: Box::new(access.token.clone()),
+            found: Vec::new(),
+        })
+}
+
 /// A private key on the token, as it was found in one session.
 #[derive(Debug, Clone)]
 pub(super) struct FoundKey {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::builder::Builder;
 use super::error::Error;
 use super::module::{LibraryInfo, MechanismKind, Module as _};
+use super::session::Access;
 use super::token::TokenInfo;
 use crate::pss::Digest;
 
@@ -44,11 +45,17 @@ impl Builder {
     /// Asks the module and the token that are meant what they are, without a login.
     ///
     /// # Errors
-    /// [`Error`]: the module, or none or several tokens.
+    /// [`Error`]: the module, none or several tokens, or no answer within the deadline.
     pub fn inspect(&self) -> Result<Inspection, Error> {
-        // The token is looked for first: that starts the module.
-        let token = self.token()?;
-        let module = self.place.guard()?;
+        self.on_token(self.options.limits.deadline, |access, _| {
+            Inspection::of(access)
+        })
+    }
+}
+
+impl Inspection {
+    fn of(access: &Access) -> Result<Self, Error> {
+        let (module, token) = (&access.module, access.token.clone());
         let LibraryInfo {
             manufacturer,
             description,
@@ -79,9 +86,8 @@ impl Builder {
                 }
             })
             .collect();
-        let module = module.path().to_owned();
-        Ok(Inspection {
-            module,
+        Ok(Self {
+            module: module.path().to_owned(),
             description,
             manufacturer,
             version,

@@ -1,22 +1,22 @@
-//! Making tokens and keys, listing what is there, and putting certificates beside their keys.
+//! Making tokens and keys, and listing what is there.
 
 use std::fmt;
 use std::path::Path;
 
-use der::{Decode as _, Encode as _};
-
-use super::Builder;
+use super::certificates::{TokenCertificate, read_certificates};
 use super::error::{Error, object_name};
-use super::find::{KEY_GENERATION, KeyFilter, read_keys};
+use super::find::{FoundKey, KEY_GENERATION, KeyFilter, read_keys};
+use super::guard::Guard;
 use super::module::{
-    Attribute, AttributeKind as Kind, Module, ModuleSession, ObjectClass, User, load,
+    Attribute, AttributeKind as Kind, Module as _, ModuleSession, ObjectClass, ObjectHandle, User,
 };
 use super::pin::Pin;
+use super::process::Deadline;
 use super::rv::Rv;
-use super::session::Access;
+use super::session::{Access, Login};
 use super::token::{TokenInfo, tokens};
-use crate::certificate::{Certificate, hex};
-use crate::error::ErrorClass;
+use super::{Builder, Uri};
+use crate::certificate::hex;
 use crate::public_key::PublicKey;
 
 /// A private key on a token. What the token does not tell is `None`, which is not the same as `false`.
@@ -74,18 +74,6 @@ impl fmt::Display for KeyInfo {
     }
 }
 
-/// An X.509 certificate on a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TokenCertificate {
-    /// `CKA_LABEL`.
-    pub label: String,
-    /// `CKA_ID`; by convention that of its key.
-    pub id: Vec<u8>,
-    /// The certificate.
-    pub certificate: Certificate,
-}
-
 /// What a new key shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewKey {
@@ -97,12 +85,14 @@ pub struct NewKey {
     pub id: Option<Vec<u8>>,
 }
 
-/// Lists the tokens of a module, uninitialised ones too. A token that cannot be read is listed with the reason.
+/// Lists the tokens of a module, uninitialised ones too, within [`Builder::DEFAULT_DEADLINE`]. A token that cannot be read
+/// is listed with the reason.
 ///
 /// # Errors
-/// [`Error::ModuleLoad`], or [`Error::Call`] when the module does not list its slots.
+/// [`Error::ModuleLoad`], [`Error::Timeout`], or [`Error::Call`] when the module does not list its slots.
 pub fn list_tokens(module_path: &Path) -> Result<Vec<TokenInfo>, Error> {
-    tokens(load(module_path)?.as_ref()).map_err(|call| Error::call(call, None))
+    let builder = Builder::new().module_path(module_path);
+    builder.on_module(Builder::DEFAULT_DEADLINE, all_tokens)
 }
 
 /// Initialises the first blank token of a module (`C_InitToken`, `C_InitPIN`) and returns it; its slot may have got
@@ -110,7 +100,8 @@ pub fn list_tokens(module_path: &Path) -> Result<Vec<TokenInfo>, Error> {
 ///
 /// # Errors
 /// [`Error::Exists`] when a token of that label is there; [`Error::NoBlankToken`]; [`Error::Argument`] for a label that
-/// is empty or longer than 32 bytes; [`Error::Call`] when a call fails, after which the token may be half initialised.
+/// is empty or longer than 32 bytes; [`Error::Call`] when a call fails, and [`Error::Timeout`] after
+/// [`Builder::DEFAULT_PROVISION_DEADLINE`]: the token may then be half initialised.
 pub fn init_token(
     module_path: &Path,
     label: &str,
@@ -123,42 +114,50 @@ pub fn init_token(
             "the token label {label:?} is not possible; it has 1 to 32 bytes and does not end with a blank"
         )));
     }
-    let module = load(module_path)?;
-    let module = module.as_ref();
-    let listed = || tokens(module).map_err(|call| Error::call(call, None));
-    let before = listed()?;
-    if let Some(token) = before.iter().find(|token| token.label == label) {
+    let builder = Builder::new().module_path(module_path);
+    let (label, so_pin, user_pin) = (label.to_owned(), so_pin.clone(), user_pin.clone());
+    builder.on_module(Builder::DEFAULT_PROVISION_DEADLINE, move |module| {
+        let blank = blank_token(module, &label)?;
+        module
+            .init_token(blank.slot_id, &so_pin, &label)
+            .map_err(|call| Error::call(call, Some(&blank)))?;
+        let is_new = |token: &TokenInfo| token.label == label && token.flags.initialized;
+        let token = all_tokens(module)?.into_iter().find(is_new);
+        let token = token.ok_or_else(|| {
+            Error::Argument(format!("the module does not show the new token {label:?}"))
+        })?;
+        set_user_pin(module, &token, &so_pin, &user_pin)?;
+        tracing::info!(%token, "token initialised");
+        Ok(TokenInfo::read(module, token.slot_id))
+    })
+}
+
+fn all_tokens(module: &Guard) -> Result<Vec<TokenInfo>, Error> {
+    tokens(module).map_err(|call| Error::call(call, None))
+}
+
+/// The first one, unless the label is taken.
+fn blank_token(module: &Guard, label: &str) -> Result<TokenInfo, Error> {
+    let found = all_tokens(module)?;
+    if let Some(token) = found.iter().find(|token| token.label == label) {
         return Err(Error::Exists {
             what: token.to_string(),
             on: module.path().display().to_string(),
         });
     }
-    let blank = before
-        .iter()
-        .find(|token| !token.flags.initialized && token.unreadable.is_none());
-    let Some(blank) = blank else {
-        return Err(Error::NoBlankToken {
+    let is_blank = |token: &&TokenInfo| !token.flags.initialized && token.unreadable.is_none();
+    match found.iter().find(is_blank) {
+        Some(blank) => Ok(blank.clone()),
+        None => Err(Error::NoBlankToken {
             module: module.path().to_owned(),
-            found: before.clone(),
-        });
-    };
-    module
-        .init_token(blank.slot_id, so_pin, label)
-        .map_err(|call| Error::call(call, Some(blank)))?;
-    let token = listed()?
-        .into_iter()
-        .find(|token| token.label == label && token.flags.initialized)
-        .ok_or_else(|| {
-            Error::Argument(format!("the module does not show the new token {label:?}"))
-        })?;
-    set_user_pin(module, &token, so_pin, user_pin)?;
-    tracing::info!(%token, "token initialised");
-    Ok(TokenInfo::read(module, token.slot_id))
+            found,
+        }),
+    }
 }
 
 /// The security officer's session ends with this function, and with it the login.
 fn set_user_pin(
-    module: &dyn Module,
+    module: &Guard,
     token: &TokenInfo,
     so_pin: &Pin,
     user_pin: &Pin,
@@ -174,29 +173,22 @@ fn set_user_pin(
 /// Lists the private keys of the token.
 ///
 /// # Errors
-/// [`Error`]: module, token, PIN, or a call.
+/// [`Error`]: module, token, PIN, a call, or [`Error::Timeout`] when the
+/// [`provision_deadline`](Builder::provision_deadline) passes.
 pub fn list_keys(builder: &Builder) -> Result<Vec<KeyInfo>, Error> {
-    let (access, session) = builder.session(false)?;
-    let session = session.as_ref();
-    let keys = read_keys(
-        &access,
-        session,
-        &[Attribute::class(ObjectClass::PrivateKey)],
-    )?;
-    let certificates = read_certificates(&access, session)?;
-    Ok(keys
-        .into_iter()
-        .map(|key| {
+    builder.in_session(false, |access, session, _| {
+        let all = [Attribute::class(ObjectClass::PrivateKey)];
+        let keys = read_keys(access, session, &all)?;
+        let certificates = read_certificates(access, session)?;
+        let counted = |FoundKey { mut info, .. }| {
             let belongs = |found: &&TokenCertificate| {
-                key.info.public_key.as_ref() == Some(found.certificate.public_key())
+                info.public_key.as_ref() == Some(found.certificate.public_key())
             };
-            let certificates = certificates.iter().filter(belongs).count();
-            KeyInfo {
-                certificates,
-                ..key.info
-            }
-        })
-        .collect())
+            info.certificates = certificates.iter().filter(belongs).count();
+            info
+        };
+        Ok(keys.into_iter().map(counted).collect())
+    })
 }
 
 /// Generates an RSA key pair on the token: not extractable, sensitive, for signing only, with the exponent 65537.
@@ -204,76 +196,61 @@ pub fn list_keys(builder: &Builder) -> Result<Vec<KeyInfo>, Error> {
 /// # Errors
 /// [`Error::Exists`] when an object with that label or id is there (NSS would silently overwrite a key with the same
 /// id); [`Error::Argument`] for a size or id that is not possible; [`Error::Extractable`] when the token made a key that
-/// can be read, which is then destroyed again.
+/// can be read, which is then destroyed again; [`Error::Timeout`] when the
+/// [`provision_deadline`](Builder::provision_deadline) passes: a key that comes later is destroyed again too.
 pub fn generate_key(builder: &Builder, key: &NewKey) -> Result<KeyInfo, Error> {
     builder.options.sizes.check(key.bits)?;
-    if !key.bits.is_multiple_of(64) {
-        return Err(Error::Argument(format!(
-            "{} bits are not possible; use 2048, 3072 or 4096",
-            key.bits
-        )));
-    }
-    if key.label.is_empty() || key.label.len() > super::Uri::MAX_TEXT_LEN {
-        return Err(Error::Argument(
-            "a key needs a label of 1 to 255 bytes".to_owned(),
-        ));
-    }
-    let id = match &key.id {
-        Some(id) if id.is_empty() || id.len() > super::Uri::MAX_TEXT_LEN => {
-            return Err(Error::Argument(
-                "the id of a key has 1 to 255 bytes".to_owned(),
-            ));
-        }
-        Some(id) => id.clone(),
-        None => random_id()?,
-    };
-    let access = builder.access()?;
-    let offered = access
-        .module
-        .mechanism(access.token.slot_id, KEY_GENERATION);
-    match offered.map_err(|call| access.failed(call))? {
-        Some(info) if info.generate_key_pair => {}
-        _ => {
+    let id = key.check()?;
+    let key = key.clone();
+    builder.on_token(builder.provision_deadline, move |access, deadline| {
+        let offered = access
+            .module
+            .mechanism(access.token.slot_id, KEY_GENERATION)
+            .map_err(|call| access.failed(call))?;
+        if !offered.is_some_and(|info| info.generate_key_pair) {
             return Err(Error::Argument(format!(
                 "{} does not offer {KEY_GENERATION}",
                 access.token
             )));
         }
+        let (session, _) = access.open(true, Login::IfNeeded, deadline)?;
+        let session = session.as_ref();
+        let by_id = [Attribute::bytes(Kind::Id, &id)];
+        let what = format!("an object with id {}", hex(&id));
+        refuse_existing(access, session, &by_id, &what)?;
+        let by_label = [Attribute::bytes(Kind::Label, key.label.as_bytes())];
+        let what = format!("an object with label {:?}", key.label);
+        refuse_existing(access, session, &by_label, &what)?;
+        let (public, private) = make_pair(access, session, &key, &id)?;
+        let made = check_new(access, session, key.label, id)
+            .and_then(|made| keep_in_time(access, deadline).map(|()| made))
+            .inspect_err(|_| undo(session, &[public, private]))?;
+        tracing::info!(key = %made, token = %access.token, "key generated");
+        Ok(made)
+    })
+}
+
+impl NewKey {
+    /// The id that it gets.
+    fn check(&self) -> Result<Vec<u8>, Error> {
+        let refused = |reason: String| Err(Error::Argument(reason));
+        if !self.bits.is_multiple_of(64) {
+            let bits = self.bits;
+            return refused(format!(
+                "{bits} bits are not possible; use 2048, 3072 or 4096"
+            ));
+        }
+        if self.label.is_empty() || self.label.len() > Uri::MAX_TEXT_LEN {
+            return refused("a key needs a label of 1 to 255 bytes".to_owned());
+        }
+        match &self.id {
+            Some(id) if id.is_empty() || id.len() > Uri::MAX_TEXT_LEN => {
+                refused("the id of a key has 1 to 255 bytes".to_owned())
+            }
+            Some(id) => Ok(id.clone()),
+            None => random_id(),
+        }
     }
-    let (access, session) = builder.session(true)?;
-    let session = session.as_ref();
-    refuse_existing(
-        &access,
-        session,
-        &[Attribute::bytes(Kind::Id, &id)],
-        &format!("an object with id {}", hex(&id)),
-    )?;
-    let label = Attribute::bytes(Kind::Label, key.label.as_bytes());
-    refuse_existing(
-        &access,
-        session,
-        &[label],
-        &format!("an object with label {:?}", key.label),
-    )?;
-    make_pair(&access, session, key, &id)?;
-    let filter = KeyFilter {
-        label: Some(key.label.clone()),
-        id: Some(id),
-        public_key: None,
-    };
-    let made = filter.find(&access, session)?;
-    let made =
-        made.ok_or_else(|| Error::Argument("the token does not show the new key".to_owned()))?;
-    if made.info.sensitive != Some(true) || made.info.extractable != Some(false) {
-        let _ = session.destroy(made.handle);
-        return Err(Error::Extractable {
-            key: made.info.name(),
-            token: Box::new(access.token.clone()),
-            reason: "the token did not keep CKA_SENSITIVE and CKA_EXTRACTABLE as asked; the new key was destroyed",
-        });
-    }
-    tracing::info!(key = %made.info, token = %access.token, "key generated");
-    Ok(made.info)
 }
 
 fn make_pair(
@@ -281,7 +258,7 @@ fn make_pair(
     session: &dyn ModuleSession,
     key: &NewKey,
     id: &[u8],
-) -> Result<(), Error> {
+) -> Result<(ObjectHandle, ObjectHandle), Error> {
     let named = [
         Attribute::bytes(Kind::Label, key.label.as_bytes()),
         Attribute::bytes(Kind::Id, id),
@@ -323,7 +300,54 @@ fn make_pair(
         }
         made => made,
     };
-    made.map(|_| ()).map_err(|call| access.failed(call))
+    made.map_err(|call| access.failed(call))
+}
+
+/// The key as the token shows it, if it is as it was asked for.
+fn check_new(
+    access: &Access,
+    session: &dyn ModuleSession,
+    label: String,
+    id: Vec<u8>,
+) -> Result<KeyInfo, Error> {
+    let filter = KeyFilter {
+        label: Some(label),
+        id: Some(id),
+        public_key: None,
+    };
+    let Some(FoundKey { info, .. }) = filter.find(access, session)? else {
+        let reason = "the token does not show the new key; it was removed again";
+        return Err(Error::Argument(reason.to_owned()));
+    };
+    if info.sensitive == Some(true) && info.extractable == Some(false) {
+        return Ok(info);
+    }
+    Err(Error::Extractable {
+        key: info.name(),
+        token: Box::new(access.token.clone()),
+        reason: "the token did not keep CKA_SENSITIVE and CKA_EXTRACTABLE as asked; the new key was destroyed",
+    })
+}
+
+/// Destroys what was made in vain.
+pub(super) fn undo(session: &dyn ModuleSession, made: &[ObjectHandle]) {
+    for handle in made {
+        if let Err(call) = session.destroy(*handle) {
+            tracing::warn!(%call, "an object that was made in vain could not be removed again");
+        }
+    }
+}
+
+/// An error when the caller does not wait any more. It was told that nothing came of it, so what was made is to be undone.
+pub(super) fn keep_in_time(access: &Access, deadline: Deadline) -> Result<(), Error> {
+    if !deadline.has_passed() {
+        return Ok(());
+    }
+    Err(Error::Timeout {
+        on: access.token.to_string(),
+        doing: "making objects",
+        waited: deadline.waited(),
+    })
 }
 
 const fn is_template_error(rv: Rv) -> bool {
@@ -359,142 +383,4 @@ pub(super) fn refuse_existing(
         what: what.to_owned(),
         on: access.token.to_string(),
     })
-}
-
-/// Lists the X.509 certificates of the token that can be read; others are logged and left out.
-///
-/// # Errors
-/// [`Error`]: module, token, PIN, or a call.
-pub fn find_certificates(builder: &Builder) -> Result<Vec<TokenCertificate>, Error> {
-    let (access, session) = builder.session(false)?;
-    read_certificates(&access, session.as_ref())
-}
-
-/// Puts a certificate beside its private key (`C_CreateObject`), with the key's id, and its label unless another is
-/// given.
-///
-/// # Errors
-/// [`Error::KeyNotFound`] when the token has no private key for it; [`Error::Exists`] when it is there already.
-pub fn import_certificate(
-    builder: &Builder,
-    certificate: &Certificate,
-    label: Option<&str>,
-) -> Result<TokenCertificate, Error> {
-    let (access, session) = builder.session(true)?;
-    let session = session.as_ref();
-    let filter = KeyFilter {
-        public_key: Some(certificate.public_key().clone()),
-        ..builder.key_filter()?
-    };
-    let key = filter
-        .find(&access, session)?
-        .ok_or_else(|| Error::KeyNotFound {
-            wanted: filter.to_string(),
-            token: Box::new(access.token.clone()),
-            found: Vec::new(),
-        })?;
-    if read_certificates(&access, session)?
-        .iter()
-        .any(|found| found.certificate == *certificate)
-    {
-        let what = format!("the certificate {:?}", certificate.id());
-        return Err(Error::Exists {
-            what,
-            on: access.token.to_string(),
-        });
-    }
-    let parsed = x509_cert::Certificate::from_der(certificate.der())
-        .map_err(crate::certificate::CertificateError::Der)?;
-    let tbs = parsed.tbs_certificate();
-    let der =
-        |encoded: der::Result<Vec<u8>>| encoded.map_err(crate::certificate::CertificateError::Der);
-    let label = label.unwrap_or(&key.info.label);
-    let template = [
-        Attribute::class(ObjectClass::Certificate),
-        Attribute::x509(),
-        Attribute::flag(Kind::Token, true),
-        Attribute::flag(Kind::Private, false),
-        Attribute::bytes(Kind::Label, label.as_bytes()),
-        Attribute::bytes(Kind::Id, &key.info.id),
-        Attribute::bytes(Kind::Subject, &der(tbs.subject().to_der())?),
-        Attribute::bytes(Kind::Issuer, &der(tbs.issuer().to_der())?),
-        Attribute::bytes(Kind::SerialNumber, &der(tbs.serial_number().to_der())?),
-        Attribute::bytes(Kind::Value, certificate.der()),
-    ];
-    session
-        .create(&template)
-        .map_err(|call| access.failed(call))?;
-    tracing::info!(certificate = certificate.id(), token = %access.token, "certificate imported");
-    Ok(TokenCertificate {
-        label: label.to_owned(),
-        id: key.info.id,
-        certificate: certificate.clone(),
-    })
-}
-
-/// The one certificate on the token that has the key's public half; of several, the one with the key's id.
-pub(super) fn certificate_of(
-    access: &Access,
-    session: &dyn ModuleSession,
-    key: &KeyInfo,
-) -> Result<Certificate, Error> {
-    let mut all = read_certificates(access, session)?;
-    all.retain(|found| Some(found.certificate.public_key()) == key.public_key.as_ref());
-    if all.len() > 1 && all.iter().any(|found| found.id == key.id) {
-        all.retain(|found| found.id == key.id);
-    }
-    let token = || Box::new(access.token.clone());
-    match (all.pop(), all.is_empty()) {
-        (Some(found), true) => Ok(found.certificate),
-        (Some(found), false) => {
-            all.push(found);
-            let found = all
-                .iter()
-                .map(|found| found.certificate.id().to_owned())
-                .collect();
-            Err(Error::SeveralCertificates {
-                key: key.name(),
-                token: token(),
-                found,
-            })
-        }
-        (None, _) => Err(Error::CertificateNotFound {
-            key: key.name(),
-            token: token(),
-        }),
-    }
-}
-
-fn read_certificates(
-    access: &Access,
-    session: &dyn ModuleSession,
-) -> Result<Vec<TokenCertificate>, Error> {
-    let template = [
-        Attribute::class(ObjectClass::Certificate),
-        Attribute::x509(),
-    ];
-    let handles = session
-        .find(&template)
-        .map_err(|call| access.failed(call))?;
-    let mut found = Vec::new();
-    for handle in handles {
-        let attributes = session
-            .attributes(handle, &[Kind::Label, Kind::Id, Kind::Value])
-            .map_err(|call| access.failed(call))?;
-        let label = attributes.text(Kind::Label).unwrap_or_default();
-        let id = attributes.bytes(Kind::Id).unwrap_or_default().to_vec();
-        // Anybody with write access to the token can have put it there, so it is read like any stranger's.
-        match Certificate::from_der(attributes.bytes(Kind::Value).unwrap_or_default()) {
-            Ok(certificate) => found.push(TokenCertificate {
-                label,
-                id,
-                certificate,
-            }),
-            Err(error) => {
-                debug_assert_eq!(error.class(), ErrorClass::Permanent);
-                tracing::warn!(object = %object_name(&label, &id), %error, "a certificate on the token is not usable");
-            }
-        }
-    }
-    Ok(found)
 }

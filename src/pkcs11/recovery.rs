@@ -229,6 +229,21 @@ impl<H: Copy + Send + 'static> Connection<H> {
             .map_err(|(_, error)| error)
     }
 
+    /// Where calls hang, another one would only hang with them: this one is to put another instance of the module in their
+    /// place. Whether it did.
+    pub(crate) fn unclog(&self, deadline: Deadline) -> Result<bool, Error> {
+        let clogged = self.guard.is_full(self.limits.max_stuck);
+        if !clogged && !self.guard.is_blocked(&self.rules) {
+            return Ok(false);
+        }
+        let epoch = self.guard.epoch();
+        match self.guard.reload(epoch, &self.rules, deadline)? {
+            Reload::Done => Ok(true),
+            _ if clogged => Err(self.stuck()),
+            _ => Ok(false),
+        }
+    }
+
     /// Climbs with one step after the other; the error with the rung where it ended.
     fn climb_by<T>(
         &self,
@@ -236,23 +251,16 @@ impl<H: Copy + Send + 'static> Connection<H> {
         climbs: impl Fn(&Error) -> bool,
         mut step: impl FnMut(Rung, Login) -> Result<T, Error>,
     ) -> Result<T, (Rung, Error)> {
-        let mut rung = Rung::Kept;
+        let mut rung = match self.unclog(deadline) {
+            Ok(true) => Rung::Reload,
+            Ok(false) => Rung::Kept,
+            Err(error) => return Err((Rung::Kept, error)),
+        };
         let mut login = Login::IfNeeded;
         let mut pause = Pause::default();
         let mut tries = 1;
         let mut last = None;
         let mut next_start = None;
-        // Another call would only hang with the others; this one is to put another instance in their place.
-        let clogged = self.guard.is_full(self.limits.max_stuck);
-        if clogged || self.guard.is_blocked(&self.rules) {
-            let epoch = self.guard.epoch();
-            match self.guard.reload(epoch, &self.rules, deadline) {
-                Ok(Reload::Done) => rung = Rung::Reload,
-                Ok(_) if clogged => return Err((rung, self.stuck())),
-                Ok(_) => {}
-                Err(error) => return Err((rung, error)),
-            }
-        }
         loop {
             let epoch = self.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::find::PairFilter;
 use crate::certificate::hex;
@@ -12,7 +12,7 @@ use crate::pkcs11::module::{
     Attribute, AttributeKind as Kind, AttributeValue, KeyType, MechanismKind, ModuleSession,
     ObjectClass, ObjectHandle,
 };
-use crate::pkcs11::provision::{random_id, refuse_existing};
+use crate::pkcs11::provision::{keep_in_time, random_id, refuse_existing, undo};
 use crate::pkcs11::session::Access;
 
 /// A secret key on a token. What the token does not tell is `None`, which is not the same as `false`.
@@ -74,10 +74,11 @@ impl fmt::Display for SecretKeyInfo {
 /// # Errors
 /// [`Error`]: module, token, PIN, or a call.
 pub fn list_secret_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> {
-    let (access, session) = builder.session(false)?;
-    let all = [Attribute::class(ObjectClass::SecretKey)];
-    let found = read_secret_keys(&access, session.as_ref(), &all)?;
-    Ok(found.into_iter().map(|(_, info)| info).collect())
+    builder.in_session(false, |access, session, _| {
+        let all = [Attribute::class(ObjectClass::SecretKey)];
+        let found = read_secret_keys(access, session, &all)?;
+        Ok(found.into_iter().map(|(_, info)| info).collect())
+    })
 }
 
 /// Generates Fernet's two keys on the token, under the label that the builder names: a generic secret of 32 bytes and an
@@ -85,7 +86,9 @@ pub fn list_secret_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> 
 ///
 /// # Errors
 /// [`Error::Exists`] when a secret key has that label; [`Error::Argument`] for a label that is not possible;
-/// [`Error::Call`] when the token makes no such keys, or none that encrypt, after which it has neither.
+/// [`Error::Call`] when the token makes no such keys, or none that encrypt, after which it has neither;
+/// [`Error::Timeout`] when the [`provision_deadline`](Builder::provision_deadline) passes: keys that come later are
+/// destroyed again.
 pub fn generate_fernet_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Error> {
     make_pair(builder, |session, half, template| {
         let mut template = template.to_vec();
@@ -101,7 +104,8 @@ pub fn generate_fernet_keys(builder: &Builder) -> Result<Vec<SecretKeyInfo>, Err
 /// # Errors
 /// As for [`generate_fernet_keys`].
 pub fn import_fernet_keys(builder: &Builder, key: &[u8; 32]) -> Result<Vec<SecretKeyInfo>, Error> {
-    make_pair(builder, |session, half, template| {
+    let key = Zeroizing::new(*key);
+    make_pair(builder, move |session, half, template| {
         let (signing, encrypting) = key.split_at(16);
         let value = match half {
             Half::Signing => [signing, &[0; 16]].concat(),
@@ -164,22 +168,33 @@ type Made = Result<ObjectHandle, crate::pkcs11::module::CallError>;
 /// Makes both keys or none.
 fn make_pair(
     builder: &Builder,
-    make: impl Fn(&dyn ModuleSession, Half, &[Attribute]) -> Made,
+    make: impl Fn(&dyn ModuleSession, Half, &[Attribute]) -> Made + Send + 'static,
 ) -> Result<Vec<SecretKeyInfo>, Error> {
     let label = builder.fernet_label()?;
-    let (access, session) = builder.session(true)?;
-    let session = session.as_ref();
-    let labelled = [
-        Attribute::class(ObjectClass::SecretKey),
-        Attribute::bytes(Kind::Label, label.as_bytes()),
-    ];
-    refuse_existing(
-        &access,
-        session,
-        &labelled,
-        &format!("a secret key with label {label:?}"),
-    )?;
-    let mut made = Vec::new();
+    builder.in_session(true, move |access, session, deadline| {
+        let labelled = [
+            Attribute::class(ObjectClass::SecretKey),
+            Attribute::bytes(Kind::Label, label.as_bytes()),
+        ];
+        let what = format!("a secret key with label {label:?}");
+        refuse_existing(access, session, &labelled, &what)?;
+        let mut made = Vec::new();
+        let keys = make_halves(access, session, &labelled, &make, &mut made)
+            .and_then(|()| check_new(access, session, &labelled, label.clone()))
+            .and_then(|keys| keep_in_time(access, deadline).map(|()| keys))
+            .inspect_err(|_| undo(session, &made))?;
+        tracing::info!(label, token = %access.token, "Fernet keys made");
+        Ok(keys)
+    })
+}
+
+fn make_halves(
+    access: &Access,
+    session: &dyn ModuleSession,
+    labelled: &[Attribute],
+    make: &impl Fn(&dyn ModuleSession, Half, &[Attribute]) -> Made,
+    made: &mut Vec<ObjectHandle>,
+) -> Result<(), Error> {
     for half in [Half::Signing, Half::Encrypting] {
         let id = random_id()?;
         let mut template = labelled.to_vec();
@@ -192,20 +207,22 @@ fn make_pair(
             Attribute::flag(Kind::Extractable, false),
         ]);
         template.extend(half.uses().iter().map(|kind| Attribute::flag(*kind, true)));
-        match make(session, half, &template) {
-            Ok(handle) => made.push(handle),
-            Err(call) => {
-                undo(session, &made);
-                return Err(access.failed(call));
-            }
-        }
+        made.push(make(session, half, &template).map_err(|call| access.failed(call))?);
     }
-    let keys =
-        read_secret_keys(&access, session, &labelled).inspect_err(|_| undo(session, &made))?;
+    Ok(())
+}
+
+/// The keys as the token shows them, if they are as they were asked for.
+fn check_new(
+    access: &Access,
+    session: &dyn ModuleSession,
+    labelled: &[Attribute],
+    label: String,
+) -> Result<Vec<SecretKeyInfo>, Error> {
+    let keys = read_secret_keys(access, session, labelled)?;
     let kept =
         |info: &SecretKeyInfo| info.sensitive == Some(true) && info.extractable == Some(false);
     if let Some((_, info)) = keys.iter().find(|(_, info)| !kept(info)) {
-        undo(session, &made);
         return Err(Error::Extractable {
             key: info.name(),
             token: Box::new(access.token.clone()),
@@ -213,19 +230,8 @@ fn make_pair(
         });
     }
     // p11-kit-client makes keys of any kind, and lets none of these encrypt.
-    PairFilter::new(label.clone(), false)
-        .check(&access, session)
-        .inspect_err(|_| undo(session, &made))?;
-    tracing::info!(label, token = %access.token, "Fernet keys made");
+    PairFilter::new(label, false).check(access, session)?;
     Ok(keys.into_iter().map(|(_, info)| info).collect())
-}
-
-fn undo(session: &dyn ModuleSession, made: &[ObjectHandle]) {
-    for handle in made {
-        if let Err(call) = session.destroy(*handle) {
-            tracing::warn!(%call, "half of a pair of keys could not be removed again");
-        }
-    }
 }
 
 /// Reads every secret key that a template finds.
