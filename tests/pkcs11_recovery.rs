@@ -16,7 +16,7 @@ use support::recovery::{sign, token};
 use support::softhsm;
 use taskseal::SignError;
 use taskseal::error::ErrorClass;
-use taskseal::pkcs11::{Error, Health, Rv};
+use taskseal::pkcs11::{Error, Health, Rv, SignaturePath};
 
 /// Each answer that one of seven modules gave when another session had logged out, the key's handle was old or the
 /// backend was gone.
@@ -50,6 +50,73 @@ fn any_failure_of_a_signature_costs_one_session_and_no_signature() {
         }
         assert_eq!((faults.count("C_Finalize"), faults.open()), (0, 2));
         assert_eq!(faults.count("C_Login"), 1);
+    });
+}
+
+/// A key that is opened while the token fails signs as it would have otherwise, and not in its second-best way.
+#[test]
+fn a_trial_signature_that_fails_is_made_again() {
+    softhsm::test(|hsm| {
+        let (token, builder, faults) = token(hsm);
+        token.generate(2048, OTHER_KEY);
+        let builder = builder.reload_interval(Duration::ZERO);
+        for fault in [
+            Fault::Rv(Rv::SESSION_HANDLE_INVALID),
+            Fault::Rv(Rv::DEVICE_REMOVED),
+            Fault::Rv(Rv::USER_NOT_LOGGED_IN),
+            Fault::Rv(Rv::GENERAL_ERROR),
+            Fault::Rv(Rv::HOST_MEMORY),
+            Fault::LoseSession,
+            Fault::Away(Duration::from_millis(300)),
+            Fault::Dead(Rv::DEVICE_ERROR),
+        ] {
+            // Of one try, of both ways in one try, of two tries.
+            for times in [1, 2, 4] {
+                faults.script("C_Sign", vec![fault; times]);
+                let key = builder
+                    .open_key()
+                    .unwrap_or_else(|error| panic!("{fault:?}, {times} times: {error}"));
+                assert_eq!(key.signature_path(), SignaturePath::Pss, "{fault:?}");
+                sign(&key).unwrap();
+            }
+        }
+        faults.script("C_GetMechanismInfo", [Fault::Rv(Rv::DEVICE_ERROR); 2]);
+        let key = builder.open_key().unwrap();
+        assert_eq!(key.signature_path(), SignaturePath::Pss);
+        faults.script("C_Sign", [Fault::OtherKey]);
+        let key = builder.open_key().unwrap();
+        assert_eq!(key.signature_path(), SignaturePath::Pss);
+    });
+}
+
+#[test]
+fn only_a_refusal_of_the_trial_signature_is_final() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let builder = builder.deadline(Duration::from_secs(1));
+        for rv in [
+            Rv::MECHANISM_INVALID,
+            Rv::MECHANISM_PARAM_INVALID,
+            Rv::KEY_TYPE_INCONSISTENT,
+            Rv::KEY_FUNCTION_NOT_PERMITTED,
+            Rv::FUNCTION_NOT_SUPPORTED,
+        ] {
+            let asked = faults.count("C_Sign");
+            faults.script("C_Sign", [Fault::Rv(rv); 2]);
+            let error = builder.open_key().unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{rv}: {error}");
+            assert_eq!(error.class(), ErrorClass::Permanent);
+            assert_eq!(faults.count("C_Sign"), asked + 2, "{rv}");
+        }
+        assert_eq!(faults.count("C_Finalize"), 0);
+        for rv in [Rv::DEVICE_ERROR, Rv::SESSION_HANDLE_INVALID] {
+            faults.always("C_Sign", Fault::Rv(rv));
+            let error = builder.open_key().unwrap_err();
+            assert_eq!(error.class(), ErrorClass::SessionLost, "{rv}: {error}");
+            assert!(error.to_string().contains(&rv.to_string()), "{error}");
+            faults.clear();
+            sign(&builder.open_key().unwrap()).unwrap();
+        }
     });
 }
 

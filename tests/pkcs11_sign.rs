@@ -69,22 +69,28 @@ fn every_digest_and_salt_verifies() {
     });
 }
 
+/// Some codes by which a token refuses stand for a lost session as well.
 #[test]
 fn a_token_that_refuses_the_salt_or_lacks_pss_gets_the_padding_made_here() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
         let (_, certificate) = token.generate_certified(2048, "k");
         let (builder, spy) = token.spied();
-        for lists_pss in [false, true] {
+        for refusal in [
+            None,
+            Some(Rv::MECHANISM_PARAM_INVALID),
+            Some(Rv::GENERAL_ERROR),
+            Some(Rv::KEY_TYPE_INCONSISTENT),
+        ] {
             let mut hooks = spy.hooks.lock().unwrap();
-            hooks.not_offered = if lists_pss {
-                vec![]
-            } else {
-                vec![MechanismKind::RsaPkcsPss]
+            hooks.not_offered = match refusal {
+                Some(_) => vec![],
+                None => vec![MechanismKind::RsaPkcsPss],
             };
-            hooks.sign = Some(Box::new(|mechanism| {
-                let refuses = matches!(mechanism, SignMechanism::RsaPkcsPss { .. });
-                refuses.then(|| Err(failed("C_SignInit", Rv::MECHANISM_PARAM_INVALID)))
+            hooks.sign = Some(Box::new(move |mechanism| {
+                let is_pss = matches!(mechanism, SignMechanism::RsaPkcsPss { .. });
+                let refusal = refusal.filter(|_| is_pss)?;
+                Some(Err(failed("C_SignInit", refusal)))
             }));
             drop(hooks);
             for scheme in schemes() {
@@ -101,6 +107,7 @@ fn a_token_that_refuses_the_salt_or_lacks_pss_gets_the_padding_made_here() {
                 assert_ne!(one.as_bytes(), two.as_bytes(), "a salt was used twice");
             }
         }
+        assert_eq!(spy.count("C_Finalize"), 0);
     });
 }
 
@@ -455,6 +462,7 @@ fn modules_that_ignore_always_authenticate_are_tolerated() {
     softhsm::test(|hsm| {
         let token = hsm.token_with_key();
         let (builder, spy) = token.spied();
+        let builder = builder.deadline(SHORT);
         spy.hooks.lock().unwrap().attributes = Some(Box::new(|mut attributes| {
             for attribute in &mut attributes.0 {
                 if attribute.kind == Kind::AlwaysAuthenticate {

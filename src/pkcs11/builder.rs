@@ -426,9 +426,9 @@ impl Builder {
         let connection = Arc::new(Connection::new(&self.place, self.options.limits)?);
         let (place, theirs) = (self.place.clone(), connection.clone());
         let (access, found, with) = connection.run(deadline, move |line, _| {
-            theirs.climb_to_open(deadline, |login| {
+            theirs.climb_to_open(deadline, |step| {
                 let access = theirs.access(&place, None, true, deadline)?;
-                let (session, stamp) = access.open(false, login, deadline)?;
+                let (session, stamp) = access.open(false, step.login, deadline)?;
                 let found = find(&access, session.as_ref())?;
                 Ok(found.map(|(found, with)| {
                     line.ready = Some(Ready {

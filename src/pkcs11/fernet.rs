@@ -144,9 +144,9 @@ impl Builder {
         let connection = Arc::new(Connection::new(&self.place, limits)?);
         let (place, theirs): (Place, _) = (self.place.clone(), connection.clone());
         let (token, pair) = connection.run(deadline, move |line, _| {
-            theirs.climb_to_open(deadline, |login| {
+            theirs.climb_to_open(deadline, |step| {
                 let access = theirs.access(&place, None, true, deadline)?;
-                let (session, stamp) = access.open(false, login, deadline)?;
+                let (session, stamp) = access.open(false, step.login, deadline)?;
                 let (keys, pair) = filter.clone().check(&access, session.as_ref())?;
                 line.ready = Some(Ready {
                     session,

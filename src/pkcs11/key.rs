@@ -11,10 +11,12 @@ use super::connections::Connections;
 use super::error::Error;
 use super::find::{FoundKey, KeyFilter};
 use super::health::{Health, Statistics};
+use super::ladder::climbs;
 use super::module::{Module as _, ModuleSession, ObjectHandle, SignMechanism};
 use super::place::Place;
 use super::process::Deadline;
 use super::recovery::{Connection, Limits, Target};
+use super::rv::Rv;
 use super::session::Access;
 use super::{Builder, Uri};
 use crate::error::ErrorClass;
@@ -219,63 +221,115 @@ impl Content {
     }
 }
 
-/// The first way of signing that the token offers and that gives a signature which verifies. Neither the list of
-/// mechanisms nor any one error code can be trusted: seven modules had five codes for "not this salt". For the same
-/// reason nothing is tried again here.
+/// Finds out how the token signs. A token that fails meanwhile is tried again as in every other step of opening.
 fn choose_path(
     core: &Arc<Core>,
     connection: &Arc<Connection<ObjectHandle>>,
     always_authenticate: bool,
     deadline: Deadline,
 ) -> Result<SignaturePath, Error> {
-    /// Signed when a key is opened and never released.
-    const TRIAL: &[u8] =
-        b"taskseal trial signature: made when a key is opened, authorises nothing\0";
     // A login between C_SignInit and C_Sign is possible here only when signing in parts, and then the token hashes.
     let paths: &[SignaturePath] = if always_authenticate {
         &[SignaturePath::HashOnToken]
     } else {
         &[SignaturePath::Pss, SignaturePath::HostPadding]
     };
-    let mut tried = Vec::new();
-    for path in paths.iter().copied() {
-        let kind = core.mechanism(path).kind();
-        let content = Content::new(core, path, TRIAL);
-        let (core, theirs) = (core.clone(), connection.clone());
-        let result = connection.run(deadline, move |line, _| {
-            theirs.try_once(line, &core.target, deadline, |access, session, key| {
-                match access.module.mechanism(access.token.slot_id, kind) {
-                    Ok(Some(info)) if info.sign => {}
-                    Ok(_) => return Ok(Err(format!("{kind} is not offered"))),
-                    Err(call) => return Ok(Err(format!("{kind}: {call}"))),
-                }
-                let signature = core.ask_token(access, session, key, &content, deadline)?;
-                core.check(access, &content, signature).map(Ok)
+    let (core, theirs) = (core.clone(), connection.clone());
+    connection.run(deadline, move |line, _| {
+        theirs.climb_to_open(deadline, |step| {
+            core.first_that_works(paths, |path| {
+                let trial = core.trial(path, deadline);
+                theirs.attempt(line, &core.target, step, deadline, &trial)
             })
-        });
-        match result {
-            Ok(Ok(_)) => return Ok(path),
-            Ok(Err(reason)) => tried.push(reason),
-            Err(error)
-                if matches!(
-                    error.class(),
-                    ErrorClass::Credential | ErrorClass::Timeout | ErrorClass::Busy
-                ) =>
-            {
-                return Err(error);
-            }
-            Err(error) => {
-                tracing::debug!(mechanism = %kind, %error, "trial signature failed");
-                tried.push(format!("{kind}: {}", brief(&error)));
+        })
+    })
+}
+
+impl Core {
+    /// The first of these ways that the token offers and that gives a signature which verifies. Neither the list of
+    /// mechanisms nor any one error code can be trusted: seven modules had five codes for "not this salt", some of which
+    /// stand for a lost session as well.
+    fn first_that_works(
+        &self,
+        paths: &[SignaturePath],
+        mut trial: impl FnMut(SignaturePath) -> Result<Offered, Error>,
+    ) -> Result<SignaturePath, Error> {
+        let mut failed = Vec::new();
+        let mut tried = Vec::new();
+        for path in paths.iter().copied() {
+            let kind = self.mechanism(path).kind();
+            match trial(path) {
+                Ok(Offered::Yes) => {
+                    // The token is well: what failed before and fails again is refused.
+                    let unsure = failed.iter().filter(|(_, error)| climbs(error));
+                    let mut earlier = unsure.map(|(path, _)| *path);
+                    let works = earlier.find(|path| matches!(trial(*path), Ok(Offered::Yes)));
+                    return Ok(works.unwrap_or(path));
+                }
+                Ok(Offered::No) => tried.push(format!("{kind} is not offered")),
+                Err(error) if is_of_path(&error) => {
+                    tracing::debug!(mechanism = %kind, %error, "trial signature failed");
+                    tried.push(format!("{kind}: {}", brief(&error)));
+                    failed.push((path, error));
+                }
+                Err(error) => return Err(error),
             }
         }
+        match failed.into_iter().find(|(_, error)| !refuses(error)) {
+            Some((_, error)) => Err(error),
+            None => Err(Error::Unsupported {
+                token: Box::new(self.target.token.clone()),
+                scheme: self.scheme,
+                salt_len: self.salt_len,
+                tried,
+            }),
+        }
     }
-    Err(Error::Unsupported {
-        token: Box::new(core.target.token.clone()),
-        scheme: core.scheme,
-        salt_len: core.salt_len,
-        tried,
-    })
+
+    /// Makes a signature that is never released.
+    fn trial(
+        &self,
+        path: SignaturePath,
+        deadline: Deadline,
+    ) -> impl Fn(&Access, &dyn ModuleSession, ObjectHandle) -> Result<Offered, Error> + use<'_>
+    {
+        const TRIAL: &[u8] =
+            b"taskseal trial signature: made when a key is opened, authorises nothing\0";
+        let kind = self.mechanism(path).kind();
+        let content = Content::new(self, path, TRIAL);
+        move |access, session, key| {
+            let listed = access.module.mechanism(access.token.slot_id, kind);
+            let listed = listed.map_err(|call| access.failed(call))?;
+            if !listed.is_some_and(|info| info.sign) {
+                return Ok(Offered::No);
+            }
+            let signature = self.ask_token(access, session, key, &content, deadline)?;
+            self.check(access, &content, signature)?;
+            Ok(Offered::Yes)
+        }
+    }
+}
+
+/// Whether the token lists a mechanism for signing.
+enum Offered {
+    Yes,
+    No,
+}
+
+/// Whether an error may be due to the way of signing, so that another way may do.
+fn is_of_path(error: &Error) -> bool {
+    matches!(error, Error::Call { .. } | Error::WrongSignature { .. })
+        && error.class() != ErrorClass::Credential
+}
+
+/// Whether such an error says that the token will not sign in this way. That it is of the wrong type is said of a key that
+/// was found in the same session a moment ago (GNOME Keyring, of every salt).
+fn refuses(error: &Error) -> bool {
+    match error {
+        Error::WrongSignature { .. } => true,
+        Error::Call { call, .. } if call.is(Rv::KEY_TYPE_INCONSISTENT) => true,
+        error => !climbs(error),
+    }
 }
 
 impl Core {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::process::Deadline;
 use super::rv::Rv;
+use super::session::Login;
 use super::token::TokenInfo;
 
 /// How far a signature has climbed.
@@ -25,6 +26,21 @@ impl Rung {
             Self::Reload => "new start of the module",
         }
     }
+}
+
+/// Where on the ladder a try is made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub(super) rung: Rung,
+    pub(super) login: Login,
+}
+
+impl Step {
+    /// With what is there.
+    pub(super) const FIRST: Self = Self {
+        rung: Rung::Kept,
+        login: Login::IfNeeded,
+    };
 }
 
 /// Whether another try may help.

@@ -16,7 +16,7 @@ use super::absence::{Absence, Verdict};
 use super::error::Error;
 use super::guard::{Guard, Reload, Rules};
 use super::health::Record;
-use super::ladder::{Pause, Rung, climbs, climbs_when_opening};
+use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
@@ -166,18 +166,6 @@ impl<H: Copy + Send + 'static> Connection<H> {
         self.pool.close(deadline)
     }
 
-    /// One try, with the session that is there or a new one.
-    pub(crate) fn try_once<T>(
-        &self,
-        line: &mut Line<H>,
-        target: &Target<impl Find<Handles = H>>,
-        deadline: Deadline,
-        attempt: impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let (rung, login) = (Rung::Kept, Login::IfNeeded);
-        self.step(line, target, rung, login, deadline, &attempt)
-    }
-
     /// Tries until it works, the error is none that passes, or the deadline.
     pub(crate) fn climb<T>(
         &self,
@@ -193,9 +181,12 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 if start {
                     self.reload(self.guard.epoch(), deadline)?;
                 }
-                let (rung, login) = (Rung::Session, Login::IfNeeded);
+                let step = Step {
+                    rung: Rung::Session,
+                    ..Step::FIRST
+                };
                 line.ready = None;
-                match self.step(line, target, rung, login, deadline, &attempt) {
+                match self.attempt(line, target, step, deadline, &attempt) {
                     Ok(done) => {
                         self.absence.forget();
                         tracing::info!(token = %target.token, "the key is there again");
@@ -210,8 +201,8 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 }
             }
         }
-        self.climb_by(deadline, climbs, |rung, login| {
-            self.step(line, target, rung, login, deadline, &attempt)
+        self.climb_by(deadline, climbs, |step| {
+            self.attempt(line, target, step, deadline, &attempt)
         })
         .map_err(|(rung, error)| match rung {
             Rung::Reload => self.absence.remember(error),
@@ -223,9 +214,9 @@ impl<H: Copy + Send + 'static> Connection<H> {
     pub(crate) fn climb_to_open<T>(
         &self,
         deadline: Deadline,
-        mut open: impl FnMut(Login) -> Result<T, Error>,
+        open: impl FnMut(Step) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.climb_by(deadline, climbs_when_opening, |_, login| open(login))
+        self.climb_by(deadline, climbs_when_opening, open)
             .map_err(|(_, error)| error)
     }
 
@@ -249,7 +240,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         &self,
         deadline: Deadline,
         climbs: impl Fn(&Error) -> bool,
-        mut step: impl FnMut(Rung, Login) -> Result<T, Error>,
+        mut attempt: impl FnMut(Step) -> Result<T, Error>,
     ) -> Result<T, (Rung, Error)> {
         let mut rung = match self.unclog(deadline) {
             Ok(true) => Rung::Reload,
@@ -264,7 +255,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         loop {
             let epoch = self.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
-            let error = match step(rung, login) {
+            let error = match attempt(Step { rung, login }) {
                 Ok(done) => {
                     if rung != Rung::Kept {
                         tracing::info!(rung = rung.as_str(), tries, on = self.name(), "recovered");
@@ -334,26 +325,25 @@ impl<H: Copy + Send + 'static> Connection<H> {
         }
     }
 
-    /// One try. Whatever the session of one that failed is good for, it is not put back.
-    fn step<T>(
+    /// One try, with the session that is there or a new one. Whatever the session of one that failed is good for, it is
+    /// not put back.
+    pub(crate) fn attempt<T>(
         &self,
         line: &mut Line<H>,
         target: &Target<impl Find<Handles = H>>,
-        rung: Rung,
-        login: Login,
+        step: Step,
         deadline: Deadline,
         attempt: &impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        self.step_in(line, target, rung, login, deadline, attempt)
+        self.attempt_in(line, target, step, deadline, attempt)
             .inspect_err(|_| line.ready = None)
     }
 
-    fn step_in<T>(
+    fn attempt_in<T>(
         &self,
         line: &mut Line<H>,
         target: &Target<impl Find<Handles = H>>,
-        rung: Rung,
-        login: Login,
+        Step { rung, login }: Step,
         deadline: Deadline,
         attempt: &impl Fn(&Access, &dyn ModuleSession, H) -> Result<T, Error>,
     ) -> Result<T, Error> {
