@@ -1,7 +1,5 @@
 //! What failures cost, as the tables of docs/performance.md, section "Recovery". Nothing is promised here, so the tests are
-//! run by name:
-//!
-//!     cargo test --release --all-features --test pkcs11_recovery_numbers -- --ignored --test-threads 1
+//! run by `./scripts/bench recovery` alone.
 #![cfg(all(feature = "pkcs11", target_os = "linux"))]
 #![allow(
     clippy::unwrap_used,

@@ -32,7 +32,7 @@ pub const SO_PIN: &str = "87654321";
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How the lines begin that a test that passed shows.
-const SHOWN: [&str; 4] = ["skipped: ", "soak: ", "measured: ", "| "];
+const SHOWN: [&str; 4] = ["skipped: ", "soak: ", "measured: ", "|"];
 
 const DIRECTORY: &str = "TASKSEAL_TEST_SOFTHSM";
 
