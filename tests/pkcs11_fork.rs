@@ -147,6 +147,29 @@ fn a_child_can_open_keys_of_its_own() {
     });
 }
 
+/// OpenSSL, under SoftHSM, cleans up after each thread that ends, under a lock that a child would find held.
+#[test]
+fn forks_while_the_threads_of_a_dropped_key_end_do_not_hang() {
+    softhsm::test(|hsm| {
+        let token = hsm.token_with_key();
+        let builder = token.builder().max_sessions(8);
+        for _ in 0..40 {
+            let key = builder.open_key().unwrap();
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| sign_and_verify(&key, 3).unwrap());
+                }
+            });
+            drop(key);
+            fork(|| {
+                let key = builder.open_key().map_err(|error| error.to_string())?;
+                sign_and_verify(&key, 1)
+            })
+            .succeed(PATIENCE);
+        }
+    });
+}
+
 #[test]
 fn a_module_that_forgets_everything_in_a_child_is_opened_anew() {
     softhsm::test(|hsm| {

@@ -3,6 +3,10 @@
 //! A fork copies memory in whatever state it is. If another thread is inside a module at that moment, a lock of the module
 //! may be held in the child for ever: a child of a SoftHSM process that was signing hung in its first call. So a fork waits
 //! for the calls in progress, and new ones wait for the fork.
+//!
+//! The end of a thread that made calls is one more call: libraries clean up after their threads, under locks of theirs.
+//! On a busy machine one child in eighty hung in its first call when its parent had just dropped a key on SoftHSM: OpenSSL
+//! keeps a list of threads.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +15,10 @@ use std::time::{Duration, Instant};
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
 /// Forks in progress.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+/// The key of [`Ending`], by one more than its number; 0 before [`watch`].
+#[cfg(unix)]
+static LAST: AtomicUsize = AtomicUsize::new(0);
 
 /// How long a fork waits: a call that hangs must not stop it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,12 +47,75 @@ impl Drop for Call {
     }
 }
 
+/// The end of this thread is one more call, from now on.
+pub(crate) fn watch_thread() {
+    #[cfg(unix)]
+    {
+        thread_local!(static ENDING: Ending = const { Ending });
+        ENDING.with(|_| ());
+    }
+}
+
+/// Dropped before libraries are told that the thread ends, which POSIX does through destructors of thread-specific data,
+/// in rounds, as long as one of them sets such data again.
+#[cfg(unix)]
+struct Ending;
+
+#[cfg(unix)]
+impl Ending {
+    /// After so many rounds forks may go on. POSIX promises four.
+    const ROUNDS: usize = 3;
+
+    fn prepare() {
+        let mut key = 0;
+        // SAFETY: the destructor takes no lock, and is given what `next` set.
+        #[allow(unsafe_code)]
+        let failed = unsafe { libc::pthread_key_create(&mut key, Some(ending)) };
+        match failed {
+            0 => LAST.store(key as usize + 1, Ordering::SeqCst),
+            error => tracing::warn!(error, "forks do not wait for threads that end"),
+        }
+    }
+
+    /// Asks to be called in the next round; whether that will be.
+    fn next(rounds: usize) -> bool {
+        let Some(key) = LAST.load(Ordering::SeqCst).checked_sub(1) else {
+            return false;
+        };
+        // SAFETY: the key was made by `watch` and is never deleted; the value is a number, and nothing follows it.
+        #[allow(unsafe_code)]
+        let failed =
+            unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, rounds as *const _) };
+        failed == 0
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let call = Call::begin();
+        if Self::next(Self::ROUNDS) {
+            std::mem::forget(call);
+        }
+    }
+}
+
+#[cfg(unix)]
+extern "C" fn ending(rounds: *mut libc::c_void) {
+    let left = (rounds as usize).saturating_sub(1);
+    if left == 0 || !Ending::next(left) {
+        drop(Call(()));
+    }
+}
+
 /// Makes forks wait, from the first call on.
 pub(crate) fn watch() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
     if WATCHED.swap(true, Ordering::SeqCst) {
         return;
     }
+    #[cfg(unix)]
+    Ending::prepare();
     // SAFETY: the three functions take no lock and allocate nothing, so they may run around a fork, in whatever thread.
     #[cfg(unix)]
     #[allow(unsafe_code)]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::absence::{Absence, Verdict};
 use super::error::Error;
+use super::fork::watch_thread;
 use super::guard::{Guard, Reload, Rules};
 use super::health::Record;
 use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening};
@@ -122,6 +123,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         let written_off = move |written_off| instance.count_stuck(written_off);
         let job = move |line: &mut Line<H>, bell: &dyn Bell| {
             block_sigpipe();
+            watch_thread();
             job(line, bell)
         };
         lease
