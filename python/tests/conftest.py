@@ -49,15 +49,17 @@ class Identity:
 KEYS = {}
 
 
-def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer=None):
-    """Makes a certificate that is its own issuer. Keys are made once per `nth`, which is the name unless given."""
+def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer=None, extensions=()):
+    """Makes a certificate that is its own issuer. Keys are made once per `nth`, which is the name unless given. Extensions
+    are pairs with whether each is critical.
+    """
     nth = name if nth is None else nth
     if (bits, nth) not in KEYS:
         KEYS[bits, nth] = rsa.generate_private_key(65537, bits)
     key = KEYS[bits, nth]
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .issuer_name(issuer or subject)
         .subject_name(subject)
@@ -65,9 +67,17 @@ def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer
         .serial_number(serial)
         .not_valid_before(now + start)
         .not_valid_after(now + end)
-        .sign(key, hashes.SHA256())
     )
-    return Identity(key, certificate)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return Identity(key, builder.sign(key, hashes.SHA256()))
+
+
+def usage(**allowed):
+    """The extension `keyUsage` with these uses."""
+    uses = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+            "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    return x509.KeyUsage(**{use: allowed.get(use, False) for use in uses})
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +150,39 @@ def token(tmp_path_factory, alice):
     made = make_token(tmp_path_factory.mktemp("softhsm"), alice)
     os.environ["SOFTHSM2_CONF"] = made.configuration
     return made
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """The address of a Redis that all tests share: each begins by emptying what it uses."""
+    from support.servers import redis_server
+
+    with redis_server(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory):
+    """User, password and address of a RabbitMQ that all tests share."""
+    from support.servers import rabbitmq_server
+
+    with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as address:
+        yield address
+
+
+@pytest.fixture(params=["memory", "redis", "amqp"])
+def stored(request, tmp_path, alice):
+    """A broker in which one message of Alice's is stored, a consumer's connection, and what that opens with."""
+    from support.transports import AmqpBroker, Broker, connect, place_of, publish, sealing_of, tasks
+
+    where = place_of(request.param, request, tmp_path)
+    sealing = sealing_of(alice, [alice])
+    broker = (AmqpBroker if request.param == "amqp" else Broker)(where, sealing)
+    publish(broker.connection)
+    tasks("other", "other.key")(broker.channel).declare()
+    with connect(where, sealing) as connection:
+        yield broker, connection, sealing
+    broker.close()
 
 
 def skip(reason):

@@ -7,7 +7,6 @@ from celery import Celery, states
 from celery.backends.filesystem import FilesystemBackend
 from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
-from support.servers import redis_server
 
 import taskseal
 from taskseal.celery import setup_sealing
@@ -18,12 +17,6 @@ from taskseal.errors import OpenError
 
 class SealedFiles(SealedBackendMixin, FilesystemBackend):
     """As an application makes one for another backend."""
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory):
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
 
 
 def application(sealing, **settings):

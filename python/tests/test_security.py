@@ -8,6 +8,7 @@ import time
 import celery.security.certificate
 import celery.security.key
 import celery.security.serialization
+import kombu.compression
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured, SecurityError
@@ -15,6 +16,7 @@ from conftest import DAY, PIN, identity
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from kombu.serialization import SerializerNotInstalled, dumps, loads, registry
+from support.envelopes import repacked
 
 import taskseal.celery
 from taskseal.celery import (
@@ -32,8 +34,10 @@ VALUES = [None, True, 1, 1.5, "foo", "Ålice €", [], {}, [1, "foo", {"a": [Non
 
 
 @pytest.fixture(autouse=True)
-def kombu_registry():
+def kombu_registry(monkeypatch):
     """What a test registers and disables is undone."""
+    for table in ("_encoders", "_decoders", "_aliases"):
+        monkeypatch.setattr(kombu.compression, table, getattr(kombu.compression, table).copy())
     saved = {name: value.copy() for name, value in vars(registry).items() if hasattr(value, "copy")}
     defaults = {name: value for name, value in vars(registry).items() if name.startswith("_default")}
     yield
@@ -63,17 +67,6 @@ def refused(serializer, wire, match):
     with pytest.raises(SecurityError, match=match) as raised:
         serializer.deserialize(wire)
     assert "BaseException" not in str(raised.value)
-
-
-def repacked(wire, **changed):
-    """A message with other fields, as stock Celery packs it."""
-    parts = taskseal.inspect_unverified(wire)
-    fields = [parts[name] for name in ("signer", "signature", "content_type", "content_encoding", "body")]
-    for name, value in changed.items():
-        fields[["signer", "signature", "content_type", "content_encoding", "body"].index(name)] = value
-    fields = [field.encode() if isinstance(field, str) else field for field in fields]
-    fields[:2] = map(base64.b64encode, fields[:2])
-    return base64.b64encode(b"\x00\x01".join(fields)).decode()
 
 
 # --- Celery's own cases ------------------------------------------------------------------------------------------------
@@ -317,6 +310,69 @@ def test_setup_security_with_a_key_on_a_token(files, token):
 def test_settings_that_setup_security_refuses(files, settings):
     with pytest.raises(ImproperlyConfigured):
         setup_security(app=application(files, **settings))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accept_content": ["auth", "json"]},
+        {"accept_content": ["auth", "pickle"]},
+        {"accept_content": ["json"]},
+        {"accept_content": None},
+        {"task_serializer": "json"},
+    ],
+)
+def test_settings_that_are_changed_after_setup_security(files, change):
+    app = application(files, broker_url="memory://")
+    setup_security(app=app)
+    setup_security(app=app)
+    with app.connection_for_read() as connection:
+        assert app.amqp.TaskConsumer(connection).accept == {"application/data"}
+        assert app.amqp.TaskConsumer(connection, accept=["auth"]).accept == {"application/data"}
+        with pytest.raises(ImproperlyConfigured, match="accept only tasks"):
+            app.amqp.TaskConsumer(connection, accept=["auth", "json"])
+        app.conf.update(change)
+        with pytest.raises(ImproperlyConfigured, match="accept only tasks"):
+            app.amqp.TaskConsumer(connection)
+
+
+def test_results_that_are_accepted_unsigned_are_said(files, caplog):
+    setup_security(app=application(files, result_serializer="auth"))
+    assert not caplog.text
+    setup_security(app=application(files, result_accept_content=["json"]))
+    assert "result_accept_content" in caplog.text
+
+
+def test_results_that_nobody_signed_are_refused(files):
+    app = application(files, result_serializer="auth", result_backend="cache+memory://")
+    setup_security(app=app)
+    backend = app.backend
+    backend.store_result("one", 1, "SUCCESS")
+    assert backend.get_result("one") == 1
+    backend.set(backend.get_key_for_task("two"), b'{"status": "SUCCESS", "result": 2, "task_id": "two"}')
+    with pytest.raises(Exception, match="Unable to deserialize"):
+        backend.get_state("two")
+
+
+def test_kombu_decompresses_with_a_limit(files):
+    setup_security(app=application(files), max_body_len=1000)
+    for method in ("gzip", "zlib", "bzip2", "lzma", "xz", "application/x-gzip"):
+        for length in (0, 1, 1000):
+            body, content_type = kombu.compression.compress(b"x" * length, method)
+            assert kombu.compression.decompress(body, content_type) == b"x" * length
+        body, content_type = kombu.compression.compress(b"x" * 1001, method)
+        with pytest.raises(SecurityError, match="longer than 1000 bytes"):
+            kombu.compression.decompress(body, content_type)
+        for damaged in (body[:-1], body + b"x", b"", b"x"):
+            with pytest.raises(SecurityError, match="Refusing a compressed body"):
+                kombu.compression.decompress(damaged, content_type)
+
+
+def test_methods_without_a_limit_decompress_nothing(files):
+    kombu.compression.register(bytes, bytes, "application/x-endless", aliases=["endless"])
+    setup_security(app=application(files))
+    with pytest.raises(SecurityError, match="is not accepted"):
+        kombu.compression.decompress(b"x", "endless")
 
 
 def test_other_things_that_setup_security_refuses(files):

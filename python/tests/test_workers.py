@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.servers import rabbitmq_server, redis_server, wait_for
+from support.servers import wait_for
 from support.workers import Worker, client, place, worker
 
 import taskseal
@@ -19,18 +19,6 @@ POOLS = {
     "threads": ["-P", "threads", "-c", "4"],
     "solo": ["-P", "solo"],
 }
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory):
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def rabbitmq(tmp_path_factory):
-    with rabbitmq_server(tmp_path_factory.mktemp("rabbitmq")) as address:
-        yield address
 
 
 @pytest.fixture

@@ -4,11 +4,15 @@
 on a PKCS#11 token. See `docs/celery.md` for what is refused. `setup_sealing` seals whole messages and results.
 """
 
+from functools import partial
+
 from celery.exceptions import ImproperlyConfigured
 from kombu.serialization import disable_insecure_serializers, registry
 
 from .certificate import Certificate, CertStore, FSCertStore
+from .compression import MAX_BODY_LEN
 from .key import PrivateKey, is_uri
+from .sealing import logger
 from .serialization import SecureSerializer, register_auth
 from .setup import read, setup_sealing
 
@@ -46,12 +50,16 @@ There is no point in signing messages if they are not verified.
 
 
 def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
-                   serializer="json", app=None, *, salt="digest", reload_interval=5.0):  # fmt: skip
+                   serializer="json", app=None, *, salt="digest", reload_interval=5.0,
+                   max_body_len=MAX_BODY_LEN):  # fmt: skip
     """Makes `app` sign what it sends and accept nothing that is not signed.
 
     As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
     the file of a key or the ``pkcs11:`` URI of one on a token, then `key_password` is the PIN if the URI names no source for
-    it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`.
+    it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`, and that have at most
+    `max_body_len` bytes when they are decompressed.
+
+    A worker of `app` does not start, or ends when it connects anew, once the settings accept more than what is signed.
     """
     if app is None:
         from celery import current_app
@@ -61,8 +69,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
     disable_insecure_serializers(allowed_serializers)
 
     conf = app.conf
-    if conf.task_serializer != "auth" or conf.accept_content != ["auth"]:
-        raise ImproperlyConfigured(SETTING_MISSING)
+    check_settings(conf)
 
     key = key or conf.security_key
     key_password = key_password or conf.security_key_password
@@ -83,8 +90,32 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         accept=allowed_serializers or (),
         salt=salt,
         reload_interval=reload_interval,
+        max_body_len=max_body_len,
     )
     registry._set_default_serializer("auth")
+    app.amqp.TaskConsumer = partial(task_consumer, app)
+
+
+    if conf.result_accept_content is not None and list(conf.result_accept_content) != ["auth"]:
+        logger.warning(
+            "result_accept_content is %r: results are taken that nobody signed. Use result_serializer='auth' and leave it out, "
+            "or seal results (setup_sealing)",
+            conf.result_accept_content,
+        )
+
+
+def check_settings(conf):
+    """Refuses settings with which something is accepted or sent that is not signed."""
+    if conf.task_serializer != "auth" or list(conf.accept_content or ()) != ["auth"]:
+        raise ImproperlyConfigured(SETTING_MISSING)
+
+
+def task_consumer(app, channel, queues=None, accept=None, **options):
+    """`app.amqp.TaskConsumer` that looks at the settings once more: they may have been changed since `setup_security`."""
+    check_settings(app.conf)
+    if accept is not None and list(accept) != ["auth"]:
+        raise ImproperlyConfigured(SETTING_MISSING)
+    return type(app.amqp).TaskConsumer(app.amqp, channel, queues=queues, **options)
 
 
 def disable_untrusted_serializers(whitelist=None):

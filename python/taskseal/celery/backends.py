@@ -10,7 +10,7 @@ from celery.backends.redis import RedisBackend, ResultConsumer
 from kombu.utils.objects import cached_property
 
 from ..errors import OpenError
-from .sealing import SCHEME, current
+from .sealing import KEYS, SCHEME, current
 
 #: What a value is sealed for.
 RESULT, GROUP, CHORD, PART, OTHER = "celery-result", "celery-group", "celery-chord", "celery-chord-part", "celery-other"
@@ -73,6 +73,8 @@ class SealedBackendMixin:
         try:
             return Verified(self.sealing.results.open_payload(value, purpose, context).payload)
         except (OpenError, TypeError) as error:
+            if getattr(error, "reason", None) == KEYS:
+                raise
             self.sealing.refuse(error, f"{purpose} {context!r}")
             return None
 
@@ -98,6 +100,8 @@ class SealedBackendMixin:
                 raise OpenError("the result names another task than it is bound to", reason="context")
             return meta
         except (OpenError, TypeError, KeyError) as error:
+            if getattr(error, "reason", None) == KEYS:
+                raise
             self.sealing.refuse(error, "notification of a result")
             return None
 

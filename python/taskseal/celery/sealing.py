@@ -1,5 +1,6 @@
 """What the sealed transports and result backends seal and open with."""
 
+import base64
 import logging
 import threading
 import time
@@ -9,7 +10,8 @@ from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps, loads
 
 from .. import _native
-from ..errors import OpenError
+from ..errors import FernetError, OpenError
+from .compression import MAX_BODY_LEN, decompress
 from .replay import ProcessMemory
 
 logger = logging.getLogger("taskseal.celery")
@@ -19,6 +21,13 @@ CONTENT_TYPE = "application/x-taskseal"
 
 #: The scheme of a sealed transport or backend begins with it.
 SCHEME = "sealed-"
+
+#: The reason of an `OpenError` that says nothing about the message: keys on a token cannot be used at the moment.
+KEYS = "keys"
+
+
+class Unanswered(Exception):
+    """It cannot be told now whether a message is a good one. It is neither to be handled nor to be lost."""
 
 
 class Sealing:
@@ -32,7 +41,7 @@ class Sealing:
     """
 
     def __init__(self, signer, store, fernets=(), *, digest="sha256", max_age=24 * 3600.0, result_max_age=None,
-                 clock_skew=60.0, broadcast_skew=5.0, max_len=None, refused="ack",
+                 clock_skew=60.0, broadcast_skew=5.0, max_len=None, max_body_len=MAX_BODY_LEN, refused="ack",
                  dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None):  # fmt: skip
         if refused not in ("ack", "dead-letter"):
             raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
@@ -45,6 +54,7 @@ class Sealing:
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age or 10 * 365 * 24 * 3600.0, **opener)
         self.lifetime = max_age + clock_skew
         self.broadcast_skew = broadcast_skew
+        self.max_body_len = max_body_len
         self.refused = refused
         self.dead_letter_queue = dead_letter_queue
         self.replay = ProcessMemory() if replay is None else replay
@@ -62,7 +72,14 @@ class Sealing:
 
         With `since`, a time: a broadcast from before it is refused. It went to those who listened then.
         """
-        opened = self.opener.open(wire)
+        try:
+            opened = self.opener.open(wire)
+        except FernetError as error:
+            raise Unanswered(f"the keys to decrypt with cannot be used: {error}") from error
+        except OpenError as error:
+            if error.reason == KEYS:
+                raise Unanswered(str(error)) from error
+            raise
         exchange, routing_key = opened.exchange, opened.routing_key
         if exchange is None or routing_key is None:
             raise OpenError("the message does not say where it was sent to", reason="destination")
@@ -75,6 +92,19 @@ class Sealing:
         if since is not None and bindings.is_broadcast(exchange) and opened.issued_at < since - self.broadcast_skew:
             raise OpenError("the broadcast was sent before this consumer listened", reason="too-old")
         return opened, parse(opened.payload)
+
+    def body(self, message):
+        """The body of a message that `open` returned, as its sender had it: without base64 and compression, neither of which
+        `message` mentions from then on.
+        """
+        body = message["body"]
+        if message["properties"].pop("body_encoding", None) == "base64":
+            try:
+                body = base64.b64decode(body, validate=True)
+            except ValueError:
+                raise OpenError("the body is no base64", reason="not-a-message") from None
+        method = message["headers"].pop("compression", None)
+        return decompress(body, method, self.max_body_len) if method else body
 
     def _allows(self, queue, exchange, routing_key, bindings):
         if (exchange, routing_key) in self.bindings.get(queue, ()):
@@ -195,12 +225,16 @@ class InFlight:
         self._tag_of = {}
 
     def check(self, opened, queue, tag):
-        """Raises when the message was handled before, or is being handled. Returns its key."""
+        """Raises `Repeated` when the message was handled before, or is being handled. Returns its key."""
         key = opened.replay_key + queue.encode()
         held = self._tag_of.get(key)
         if held is not None:
             raise Repeated(held == tag)
-        if self._sealing.replay.contains(key):
+        try:
+            repeated = self._sealing.replay.contains(key)
+        except Exception as error:
+            raise Unanswered(f"the replay memory does not answer: {error}") from error
+        if repeated:
             raise Repeated(False)
         return key, opened.issued_at + self._sealing.lifetime
 

@@ -6,7 +6,9 @@ from kombu.serialization import SerializerNotInstalled, dumps, loads, registry
 from kombu.utils.encoding import ensure_bytes
 
 from .. import _native
+from . import compression
 from .certificate import Certificate, CertStore, FSCertStore
+from .compression import MAX_BODY_LEN
 from .key import PrivateKey
 from .utils import get_digest_algorithm, reraise_errors
 
@@ -83,10 +85,11 @@ def _content_type(name):
 
 
 def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json",
-                  *, accept=(), salt="digest", reload_interval=5.0):  # fmt: skip
+                  *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN):  # fmt: skip
     """Register security serializer.
 
-    From then on content that is not sealed is refused.
+    From then on content that is not sealed is refused, and so are bodies of more than `max_body_len` bytes that are
+    compressed, which kombu decompresses before they are verified.
     """
     s = SecureSerializer(
         key and PrivateKey(key, password=key_password),
@@ -99,6 +102,7 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
     )
     registry.register("auth", s.serialize, s.deserialize, content_type=CONTENT_TYPE, content_encoding="utf-8")
     registry.register("taskseal-refused", None, _refuse, content_type=REFUSED_CONTENT_TYPE)
+    compression.limit(max_body_len)
     return s
 
 

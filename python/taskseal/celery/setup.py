@@ -27,6 +27,7 @@ SETTINGS = {
     "sealing_clock_skew": "clock_skew",
     "sealing_broadcast_skew": "broadcast_skew",
     "sealing_max_message_len": "max_len",
+    "sealing_max_body_len": "max_body_len",
     "sealing_refused": "refused",
     "sealing_dead_letter_queue": "dead_letter_queue",
     "sealing_bindings": "bindings",

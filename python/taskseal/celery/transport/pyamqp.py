@@ -1,13 +1,14 @@
 """``sealed-amqp://`` and ``sealed-amqps://``."""
 
 import time
+from ssl import CERT_NONE, CERT_REQUIRED
 
 import amqp
 from kombu.transport import pyamqp
 
 from ...errors import OpenError
-from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, current, logger
-from .virtual import GARBAGE, OUTSIDE, RETRY, bytes_of, text_of
+from ..sealing import CONTENT_TYPE, Bindings, InFlight, Unanswered, current, logger
+from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
 
 
 class Message(pyamqp.Message):
@@ -96,19 +97,16 @@ class Channel(pyamqp.Channel):
                 found = str(msg.properties.get("content_type"))[:120]
                 raise OpenError(f"the message is not sealed: its content type is {found!r}", reason="not-sealed")
             opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
-            body = bytes_of(message)
+            known = self._in_flight.check(opened, queue, tag)
+            body = self.sealing.body(message)
         except OpenError as error:
             return self._refuse(error, tag, queue, no_ack)
         except GARBAGE as error:
             error = OpenError(f"it is no message: {type(error).__name__}", reason="malformed")
             return self._refuse(error, tag, queue, no_ack)
-        try:
-            known = self._in_flight.check(opened, queue, tag)
-        except Repeated as error:
-            return self._refuse(error, tag, queue, no_ack)
-        except Exception as error:
+        except Unanswered as error:
             # Not to be answered by losing the message, nor by handling it unchecked.
-            logger.error("the replay memory does not answer; the message stays in the queue %r: %s", queue, error)
+            logger.error("the message stays in the queue %r: %s", queue, error)
             time.sleep(RETRY)
             if not no_ack:
                 super().basic_reject(tag, requeue=True)
@@ -160,6 +158,17 @@ class Connection(pyamqp.Connection):
         super().__init__(*args, **kwargs)
 
 
+class SSLConnection(Connection):
+    """One over TLS. The server's certificate is verified, and that it is the host's of the URL, unless `ssl` says otherwise."""
+
+    def __init__(self, host="localhost:5671", *args, ssl=None, **kwargs):
+        options = dict(ssl) if isinstance(ssl, dict) else {}
+        if options.setdefault("cert_reqs", CERT_REQUIRED) != CERT_NONE:
+            # Without one, amqp takes the certificate of any host.
+            options.setdefault("server_hostname", host.rpartition(":")[0].strip("[]"))
+        super().__init__(host, *args, ssl=options, **kwargs)
+
+
 class Transport(pyamqp.Transport):
     """AMQP with sealed messages."""
 
@@ -169,4 +178,4 @@ class Transport(pyamqp.Transport):
 class SSLTransport(pyamqp.SSLTransport):
     """AMQP over TLS with sealed messages."""
 
-    Connection = Connection
+    Connection = SSLConnection

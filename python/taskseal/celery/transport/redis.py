@@ -43,7 +43,9 @@ class QoS(redis.QoS):
         try:
             super().restore_by_tag(tag, client=client, leftmost=leftmost)
         except GARBAGE as error:
-            self.channel._refuse_garbage(error, self.unacked_key)
+            with self.channel.conn_or_acquire(client) as redis_client:
+                item = redis_client.hget(self.unacked_key, tag)
+            self.channel._refuse_garbage(error, self.unacked_key, item)
             self._remove_from_indices(tag).execute()
 
 

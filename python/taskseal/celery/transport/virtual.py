@@ -1,13 +1,15 @@
 """Mixins that seal the messages of any transport that builds on kombu's virtual channel."""
 
 import base64
+import json
 import time
+import uuid
 from queue import Empty
 
 from kombu.utils.encoding import bytes_to_str
 
 from ...errors import OpenError
-from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, current, logger
+from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, Unanswered, current, logger
 
 #: What kombu's decoder of stored messages raises for things that are none.
 GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -15,7 +17,7 @@ GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, 
 #: Properties that the broker needs, of an inner message. Everything else goes inside alone.
 OUTSIDE = ("priority", "delivery_mode", "expiration")
 
-#: How long to wait before a message is tried again that could not be compared with the replay memory, in seconds.
+#: How long to wait before a message is tried again of which nothing could be told, in seconds.
 RETRY = 1.0
 
 
@@ -144,22 +146,24 @@ class ChannelMixin:
         try:
             wire, tag, redelivered = unwrap(raw)
             opened, message = self.sealing.open(wire, queue, self.sealed_bindings, since)
-            body = bytes_of(message)
-        except OpenError as error:
-            return self._refuse(error, raw, queue)
-        except GARBAGE as error:
-            return self._refuse(OpenError(f"it is no message: {type(error).__name__}", reason="malformed"), raw, queue)
-        try:
             known = self._in_flight.check(opened, queue, tag)
+            body = self.sealing.body(message)
         except Repeated as error:
             if error.same:
                 # The broker gave it out again while it is being handled here. It stays this delivery.
                 held = self.qos._delivered.get(tag)
                 return held and self.qos.append(held, tag)
             return self._refuse(error, raw, queue)
-        except Exception as error:
+        except OpenError as error:
+            return self._refuse(error, raw, queue)
+        except GARBAGE as error:
+            return self._refuse(OpenError(f"it is no message: {type(error).__name__}", reason="malformed"), raw, queue)
+        except Unanswered as error:
             # Not to be answered by losing the message, nor by handling it unchecked.
-            logger.error("the replay memory does not answer; the message stays in the queue %r: %s", queue, error)
+            if queue in getattr(self, "_fanout_queues", ()):
+                logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
+                return None
+            logger.error("the message stays in the queue %r: %s", queue, error)
             time.sleep(RETRY)
             self._put(queue, raw)
             return None
@@ -180,15 +184,28 @@ class ChannelMixin:
 
     def _refuse(self, error, raw, queue):
         self.sealing.refuse(error, f"message from the queue {queue!r}")
-        if self.sealing.refused == "dead-letter" and isinstance(raw, dict) and queue != self.sealing.dead_letter_queue:
-            self._new_queue(self.sealing.dead_letter_queue)
-            # With the properties that every transport looks at when it puts a message.
-            properties = raw.get("properties") if isinstance(raw.get("properties"), dict) else {}
-            self._put(self.sealing.dead_letter_queue, {**raw, "properties": {**properties, "priority": 0}})
+        if queue != self.sealing.dead_letter_queue:
+            self._keep(raw if isinstance(raw, dict) else json.dumps(raw, default=repr))
 
-    def _refuse_garbage(self, error, where):
+    def _refuse_garbage(self, error, where, item=None):
+        """Refuses what cannot be read. Most errors have the text with them; the rest is lost to the dead letters."""
+        if item is None:
+            item = getattr(error, "doc", None) or getattr(error, "object", None)
         error = OpenError(f"it is no JSON of a message: {type(error).__name__}", reason="malformed")
         self.sealing.refuse(error, f"something from {where!r}")
+        if item is not None and where != self.sealing.dead_letter_queue:
+            self._keep(item)
+
+    def _keep(self, refused):
+        """Puts what was refused among the dead letters, where these are wanted."""
+        if self.sealing.refused != "dead-letter":
+            return
+        if not isinstance(refused, dict):
+            refused = frame(refused.encode() if isinstance(refused, str) else refused)
+        # With the properties that every transport looks at when it puts a message.
+        properties = refused.get("properties") if isinstance(refused.get("properties"), dict) else {}
+        self._new_queue(self.sealing.dead_letter_queue)
+        self._put(self.sealing.dead_letter_queue, {**refused, "properties": {**properties, "priority": 0}})
 
     # --- Acknowledgements ---
 
@@ -213,7 +230,7 @@ class TransportMixin:
             super()._reject_inbound_message(raw_message)
         except GARBAGE as error:
             for channel in self.channels:
-                return channel._refuse_garbage(error, "a queue without a consumer")
+                return channel._refuse_garbage(error, "a queue without a consumer", json.dumps(raw_message, default=repr))
 
 
 def unwrap(raw):
@@ -232,6 +249,13 @@ def unwrap(raw):
     return wire, tag, redelivered
 
 
+def frame(item):
+    """A message of kombu's with bytes that are none as its body."""
+    properties = {"delivery_tag": str(uuid.uuid4()), "delivery_info": {"exchange": "", "routing_key": ""}}
+    return {"body": text_of(item, properties), "content-type": "application/octet-stream", "content-encoding": "binary",
+            "headers": {}, "properties": properties}  # fmt: skip
+
+
 def text_of(body, properties):
     """A body as text for JSON. Bytes that are no text are put in base64, which `properties` then say."""
     if isinstance(body, str):
@@ -239,14 +263,3 @@ def text_of(body, properties):
     body = bytes(body) if body is not None else b""
     properties["body_encoding"] = "base64"
     return bytes_to_str(base64.b64encode(body))
-
-
-def bytes_of(message):
-    """The body of an inner message, and its properties without the encoding of it."""
-    encoding = message["properties"].pop("body_encoding", None)
-    if encoding == "base64":
-        try:
-            return base64.b64decode(message["body"], validate=True)
-        except ValueError:
-            raise OpenError("the body is no base64", reason="not-a-message") from None
-    return message["body"]

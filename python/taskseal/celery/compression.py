@@ -1,0 +1,72 @@
+"""Decompression with a limit, in the place of kombu's, which has none."""
+
+import bz2
+import lzma
+import sys
+import zlib
+from functools import partial
+
+from celery.exceptions import SecurityError
+from kombu import compression
+
+from ..errors import OpenError
+
+#: The longest body that is accepted, in bytes, when it is decompressed.
+MAX_BODY_LEN = 64 * 1024 * 1024
+
+#: What xz and zstd may take for their windows: those of their highest ordinary levels.
+_MAX_WINDOW = 128 * 1024 * 1024
+
+#: What decompresses, by the names that kombu has for the methods. Each has `decompress(data, max_length)`, `eof` and
+#: `unused_data`.
+_DECOMPRESSORS = {
+    "application/x-gzip": zlib.decompressobj,
+    "application/x-bz2": bz2.BZ2Decompressor,
+    "application/x-lzma": partial(lzma.LZMADecompressor, memlimit=_MAX_WINDOW),
+}
+
+try:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+except ImportError:
+    pass
+else:
+    _DECOMPRESSORS["application/zstd"] = zstd.ZstdDecompressor
+
+
+def decompress(body, method, max_len):
+    """Decompresses a body by one of kombu's methods, and makes no more of it than `max_len` bytes.
+
+    Raises `OpenError`: ``too-large``, or ``not-a-message`` for a damaged body and for a method that is not known to keep a
+    limit.
+    """
+    # kombu's table of the methods' other names; there is no function for it.
+    make = _DECOMPRESSORS.get(compression._aliases.get(method, method)) if isinstance(method, str) else None
+    if make is None:
+        raise OpenError(f"a body that is compressed with {str(method)[:40]!r} is not accepted", reason="not-a-message")
+    try:
+        decompressor = make()
+        made = decompressor.decompress(body, max_len + 1)
+    except Exception as error:
+        raise OpenError(f"the compressed body is damaged: {type(error).__name__}", reason="not-a-message") from None
+    if len(made) > max_len:
+        raise OpenError(f"the decompressed body is longer than {max_len} bytes", reason="too-large")
+    if not decompressor.eof or decompressor.unused_data:
+        raise OpenError("the compressed body is not whole, or something follows it", reason="not-a-message")
+    return made
+
+
+def limit(max_len):
+    """Makes kombu decompress with this limit, and not at all by methods that keep none, in the whole process."""
+    for method in compression.encoders():
+        encoder, _ = compression.get_encoder(method)
+        compression.register(encoder, partial(_decode, method=method, max_len=max_len), method)
+
+
+def _decode(body, method, max_len):
+    try:
+        return decompress(body, method, max_len)
+    except OpenError as error:
+        raise SecurityError(f"Refusing a compressed body: {error}") from None

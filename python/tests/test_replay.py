@@ -1,0 +1,161 @@
+"""Repeated messages: what is refused, what is the broker's own redelivery, and what becomes of a message while nobody knows."""
+
+import contextlib
+import copy
+import socket
+import subprocess
+import time
+
+import kombu
+import pytest
+from conftest import command
+from support.transports import BODY, changed, client, connect, consume, place_of, publish, sealing_of, tasks
+
+import taskseal
+import taskseal.celery
+from taskseal.celery import transport
+from taskseal.celery.replay import ProcessMemory, RedisMemory
+from taskseal.errors import OpenError
+
+transport.register()
+
+
+def test_repeated_messages_are_refused(stored):
+    broker, connection, sealing = stored
+    raw = broker.take()
+    bent = changed(raw, properties={**raw["properties"], "delivery_tag": "another tag"})
+    for copy_of in (raw, raw, bent):
+        broker.put(copy.deepcopy(copy_of))
+    assert len(consume(connection, timeout=0.3)) == 1
+    assert sealing.refusals["replayed"] == 2
+    broker.put(bent)
+    assert consume(connection, timeout=0.3) == []
+
+
+@pytest.mark.parametrize("stored", ["memory", "redis"], indirect=True)
+def test_repetitions_are_refused_while_the_first_is_being_handled(stored):
+    broker, connection, sealing = stored
+    raw = broker.take()
+    for tag in ("a", "b", "a"):
+        broker.put(changed(raw, properties={**raw["properties"], "delivery_tag": tag}))
+    (message,) = consume(connection, timeout=0.3, ack=False)
+    # One with the same tag is taken for the broker's own redelivery: the message stays the one that is being handled.
+    assert sealing.refusals["replayed"] == 1
+    message.ack()
+    assert connection.default_channel.qos._delivered.get("b") is None
+
+
+def test_broadcasts_from_before_are_refused(redis, alice):
+    sealing = sealing_of(alice, [alice], broadcast_skew=0.1)
+    url = f"sealed-redis://{redis}/0", {"fanout_prefix": True}
+    queue = kombu.Queue("listener", kombu.Exchange("news", type="fanout"), auto_delete=True)
+    got = []
+    with connect(url, sealing) as connection, connect(url, sealing) as sender:
+        recorded = []
+        with connection.Consumer([queue], on_message=got.append, no_ack=True):
+            # It subscribes while it waits.
+            for _ in range(3):
+                with contextlib.suppress(socket.timeout):
+                    connection.drain_events(timeout=0.2)
+            deliver = connection.transport._callbacks["listener"]
+            connection.transport._callbacks["listener"] = lambda raw: (recorded.append(raw), deliver(raw))
+            sender.Producer().publish("stop", exchange=queue.exchange, declare=[queue.exchange])
+            connection.drain_events(timeout=5)
+            assert len(got) == 1
+            deliver(recorded[0])
+            assert len(got) == 1 and sealing.refusals == {"replayed": 1}
+    # Another process knows nothing of it, but it was sent before this one listened.
+    other = sealing_of(alice, [alice], broadcast_skew=0.1)
+    time.sleep(0.3)
+    with connect(url, other) as connection, connection.Consumer([queue], on_message=got.append, no_ack=True):
+        connection.transport._callbacks["listener"](recorded[0])
+    assert len(got) == 1 and other.refusals == {"too-old": 1}
+
+
+def test_replay_memory_in_redis_is_shared(redis, alice):
+    client(redis).flushall()
+    url = f"sealed-redis://{redis}/0", {}
+    place = f"redis://{redis}/5"
+    first, second = (sealing_of(alice, [alice], replay=RedisMemory(place)) for _ in range(2))
+    with connect(url, first) as connection:
+        publish(connection)
+        raw = super(type(connection.default_channel), connection.default_channel)._get("tasks")
+        connection.default_channel._put("tasks", raw)
+        assert len(consume(connection, timeout=0.3)) == 1
+    with connect(url, second) as connection:
+        connection.default_channel._put("tasks", raw)
+        assert consume(connection, timeout=0.3) == []
+    assert second.refusals == {"replayed": 1}
+    import redis as redis_py
+
+    (name,) = redis_py.Redis.from_url(place).keys("taskseal-replay:*")
+    assert 0 < redis_py.Redis.from_url(place).ttl(name) <= 24 * 3600 + 61
+
+
+def test_a_message_is_kept_while_the_replay_memory_is_away(redis, alice, caplog, monkeypatch):
+    client(redis).flushall()
+    monkeypatch.setattr("taskseal.celery.transport.virtual.RETRY", 0.05)
+    away = [True]
+
+    class Memory(ProcessMemory):
+        def contains(self, key):
+            if away[0]:
+                raise ConnectionError("away")
+            return super().contains(key)
+
+    sealing = sealing_of(alice, [alice], replay=Memory())
+    with connect((f"sealed-redis://{redis}/0", {}), sealing) as connection:
+        publish(connection)
+        got = []
+        with connection.clone() as waiting, waiting.Consumer([tasks()], on_message=got.append):
+            for _ in range(5):
+                waiting.drain_events(timeout=5)
+        assert not got and client(redis).llen("tasks\x06\x163") == 1
+        away[0] = False
+        assert len(consume(connection, timeout=0.5)) == 1
+    assert "does not answer" in caplog.text and not sealing.refusals
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis", "amqp"])
+def test_a_message_is_kept_while_keys_on_a_token_are_away(kind, request, tmp_path, alice, token, caplog, monkeypatch):
+    """Keys that cannot be used say nothing about a message. It is neither refused nor lost, and the worker goes on."""
+    where = place_of(kind, request, tmp_path)
+    for module in ("virtual", "pyamqp"):
+        monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
+    uri = token.uri.replace("object=worker", f"object=away-{kind}")
+    subprocess.run([command(), "fernet", "key", "generate", "--key", uri], check=True, capture_output=True)
+    module = tmp_path / "module.so"
+    sealing = sealing_of(alice, [alice], fernets=[taskseal.Fernet.from_uri(uri.replace(token.module, str(module)))])
+    with connect(where, sealing_of(alice, [alice], fernets=[taskseal.Fernet.from_uri(uri)])) as sender:
+        publish(sender)
+        with connect(where, sealing) as connection:
+            assert consume(connection, timeout=0.5, enough=1, seconds=2) == []
+            assert "cannot be used" in caplog.text and not sealing.refusals
+            module.symlink_to(token.module)
+            assert [message.payload for message in consume(connection)] == [BODY]
+            # The same when the keys fail later.
+            opener = sealing.opener
+            sealing.opener = Failing()
+            publish(sender)
+            assert consume(connection, timeout=0.5, enough=1, seconds=2) == []
+            sealing.opener = opener
+            assert [message.payload for message in consume(connection)] == [BODY]
+    assert not sealing.refusals
+
+
+class Failing:
+    """An opener whose keys do not answer."""
+
+    def open(self, wire):
+        raise OpenError("the keys cannot be used: device error", "transient", "keys")
+
+
+def test_the_memory_of_a_process_forgets_what_is_too_old_and_no_more_than_it_holds():
+    memory = ProcessMemory(capacity=3)
+    now = time.time()
+    assert memory.remember(b"a", now + 10, now) and not memory.remember(b"a", now + 10, now)
+    assert memory.contains(b"a") and not memory.contains(b"b")
+    assert memory.remember(b"b", now - 1, now - 2) and not memory.contains(b"b")
+    for key in (b"c", b"d", b"e"):
+        memory.remember(key, now + 20, now)
+    assert len(memory._until) == 3 and memory.contains(b"e")
