@@ -65,6 +65,11 @@ def test_results_come_back(backend):
     assert not backend.sealing.refusals
 
 
+def test_the_url_that_is_shown_is_sealed(redis, backend):
+    if isinstance(backend, SealedRedisBackend):
+        assert backend.as_uri() == f"sealed-redis://{redis}/0"
+
+
 def test_several_results_at_once(backend):
     for number in range(3):
         backend.store_result(f"n{number}", number, states.SUCCESS)

@@ -129,6 +129,10 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
             url = url[len(SCHEME) :]
         super().__init__(*args, url=url, **kwargs)
 
+    def as_uri(self, include_password=False):
+        """The URL, for people: the worker's banner shows it."""
+        return SCHEME + super().as_uri(include_password)
+
     def encode(self, data):
         payload = super().encode(data)
         group = getattr(self._chord, "group", None)
