@@ -1,6 +1,7 @@
 """Keys, certificates and tokens that the tests share. Everything lies in temporary directories."""
 
 import datetime
+import ipaddress
 import os
 import subprocess
 from dataclasses import dataclass
@@ -49,9 +50,10 @@ class Identity:
 KEYS = {}
 
 
-def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer=None, extensions=()):
-    """Makes a certificate that is its own issuer. Keys are made once per `nth`, which is the name unless given. Extensions
-    are pairs with whether each is critical.
+def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer=None, extensions=(),
+             by=None):  # fmt: skip
+    """Makes a certificate that is its own issuer, or `by` another one. Keys are made once per `nth`, which is the name unless
+    given. Extensions are pairs with whether each is critical.
     """
     nth = name if nth is None else nth
     if (bits, nth) not in KEYS:
@@ -61,7 +63,7 @@ def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer
     now = datetime.datetime.now(datetime.timezone.utc)
     builder = (
         x509.CertificateBuilder()
-        .issuer_name(issuer or subject)
+        .issuer_name(by.certificate.subject if by else issuer or subject)
         .subject_name(subject)
         .public_key(key.public_key())
         .serial_number(serial)
@@ -70,7 +72,20 @@ def identity(name, *, bits=2048, serial=7, start=-DAY, end=DAY, nth=None, issuer
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    return Identity(key, builder.sign(key, hashes.SHA256()))
+    return Identity(key, builder.sign(by.key if by else key, hashes.SHA256()))
+
+
+def tls_files(directory, *names):
+    """Makes an authority and a server's certificate for these names in a directory: ``ca.pem``, ``cert.pem``, ``key.pem``."""
+    ca = identity("a test's authority", extensions=[(x509.BasicConstraints(ca=True, path_length=0), True)])
+    alternatives = x509.SubjectAlternativeName([
+        x509.IPAddress(ipaddress.ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names
+    ])  # fmt: skip
+    server = identity("server", serial=8, by=ca, extensions=[(alternatives, False)])
+    directory.mkdir(exist_ok=True)
+    for name, text in (("ca.pem", ca.pem), ("cert.pem", server.pem), ("key.pem", server.key_pem)):
+        (directory / name).write_text(text)
+    return directory
 
 
 def usage(**allowed):

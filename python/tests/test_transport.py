@@ -2,12 +2,13 @@
 
 import base64
 import json
+import ssl
 
 import kombu
 import pytest
-from conftest import identity
+from conftest import tls_files
 from kombu.exceptions import OperationalError
-from support.servers import redis_server
+from support.servers import rabbitmq_server, redis_server
 from support.transports import BODY, HEADERS, client, connect, consume, place_of, publish, sealing_of, tasks
 
 import taskseal
@@ -123,14 +124,13 @@ def test_failover_stays_sealed(redis, alice):
 def test_tls_is_never_left_out(tmp_path, alice):
     """`sealed-rediss` verifies the server's certificate unless the options say otherwise, and never connects in the clear."""
     sealing = sealing_of(alice, [alice])
-    server = identity("localhost")
-    (tmp_path / "key.pem").write_text(server.key_pem)
-    (tmp_path / "cert.pem").write_text(server.pem)
-    with redis_server(tmp_path, tls=tmp_path) as address:
+    with redis_server(tmp_path, tls=tls_files(tmp_path / "tls", "localhost")) as address:
         port = address.split(":")[1]
         urls = {
             f"sealed-rediss://localhost:{port}/0": False,
             f"sealed-redis://localhost:{port}/0": False,
+            f"sealed-rediss://localhost:{port}/0?ssl_ca_certs={tmp_path}/tls/ca.pem": True,
+            f"sealed-rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}/tls/ca.pem": False,
             f"sealed-rediss://localhost:{port}/0?ssl_cert_reqs=none": True,
         }
         for url, works in urls.items():
@@ -141,8 +141,27 @@ def test_tls_is_never_left_out(tmp_path, alice):
                 else:
                     with pytest.raises(OperationalError):
                         connection.ensure_connection(max_retries=1, interval_start=0)
-    with connect(("sealed-amqps://127.0.0.1:1//", {}), sealing) as connection:
-        assert connection.transport and connection.ssl is True
+
+
+def test_amqps_compares_the_name_of_the_server(tmp_path, alice):
+    sealing = sealing_of(alice, [alice])
+    ca = {"ca_certs": f"{tmp_path}/tls/ca.pem"}
+    with rabbitmq_server(tmp_path, tls=tls_files(tmp_path / "tls", "another.example")) as address:
+        for url, options, works in (
+            (f"sealed-amqps://{address}//", True, False),
+            (f"sealed-amqps://{address}//", {}, False),
+            (f"sealed-amqps://{address}//", ca, False),
+            (f"sealed-amqp://{address}//", False, False),
+            (f"sealed-amqps://{address}//", {**ca, "server_hostname": "another.example"}, True),
+            (f"sealed-amqps://{address}//", {"cert_reqs": ssl.CERT_NONE}, True),
+        ):
+            with kombu.Connection(url, ssl=options, transport_options={"sealing": sealing}, connect_timeout=3) as connection:
+                if works:
+                    publish(connection)
+                    assert len(consume(connection, enough=1)) == 1
+                else:
+                    with pytest.raises(OperationalError):
+                        connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Real workers over real brokers, with keys on a token, in every pool: what Celery offers works sealed."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,7 +10,10 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.servers import wait_for
+import redis as redis_py
+from celery import Celery
+from conftest import tls_files
+from support.servers import rabbitmq_server, redis_server, wait_for
 from support.workers import Worker, client, place, worker
 
 import taskseal
@@ -23,8 +27,6 @@ POOLS = {
 
 @pytest.fixture
 def flushed(redis):
-    import redis as redis_py
-
     redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
     return redis
 
@@ -124,8 +126,6 @@ def test_beat_and_detached_workers(tmp_path, token, flushed, redis):
 
 def test_hostile_messages_do_not_stop_a_worker(tmp_path, token, flushed, redis, bob):
     """Everything at once, with good messages in between: these run, and the worker goes on."""
-    import redis as redis_py
-
     where = sealed(tmp_path, token, f"sealed-redis://{redis}/0", redis)
     store = redis_py.Redis.from_url(f"redis://{redis}/0")
     results = redis_py.Redis.from_url(f"redis://{redis}/1")
@@ -159,6 +159,42 @@ def test_hostile_messages_do_not_stop_a_worker(tmp_path, token, flushed, redis, 
             assert client(where, "send.py", "state", out[1]).strip() == "PENDING"
         assert client(where, "send.py", "state", out[0]).strip() == "SUCCESS"
         assert client(where, "send.py", "pids", "2").split()
+
+
+def test_a_worker_takes_nothing_that_is_not_sealed(tmp_path, token, broker, redis):
+    """Tasks, remote control, and the results that Celery stores for tasks it does not know."""
+    where = sealed(tmp_path, token, broker, redis)
+    results = redis_py.Redis.from_url(f"redis://{redis}/1")
+    with worker(where, "-P", "prefork", "-c", "1", "-E") as running:
+        plain = Celery("plain", broker=broker.removeprefix("sealed-"), set_as_current=False)
+        for number in range(3):
+            plain.send_task("run", ["unsealed"], task_id="known-task")
+            plain.send_task("no.such.task", task_id="unknown-task")
+            plain.control.shutdown()
+            client(where, "send.py", "run", f"good {number}")
+        wait_for(lambda: {"good 0", "good 1", "good 2"} <= set(where.witness), 30)
+        wait_for(lambda: running.log.count("reason=not-sealed") == 9, 30)
+        assert len(where.witness) == 3 and running.process.poll() is None
+        assert not results.exists("celery-task-meta-known-task", "celery-task-meta-unknown-task")
+
+
+@pytest.mark.parametrize("kind", ["redis", "amqp"])
+def test_over_tls(tmp_path, token, redis, kind):
+    """Broker and results over TLS, with certificates that are compared: one run of what Celery offers."""
+    tls = tls_files(tmp_path / "tls", "127.0.0.1", "localhost")
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "rabbitmq").mkdir()
+    with contextlib.ExitStack() as servers:
+        store = servers.enter_context(redis_server(tmp_path / "redis", tls=tls))
+        query = f"ssl_cert_reqs=required&ssl_ca_certs={tls}/ca.pem"
+        broker = f"sealed-rediss://{store}/0?{query}"
+        if kind == "amqp":
+            broker = f"sealed-amqps://{servers.enter_context(rabbitmq_server(tmp_path / 'rabbitmq', tls=tls))}//"
+        where = sealed(tmp_path, token, broker, redis, TEST_CA=f"{tls}/ca.pem")
+        where.environment["TEST_BACKEND"] = f"sealed-rediss://{store}/1?{query}"
+        with worker(where, *POOLS["prefork"], "-Q", "celery,second", "-E") as running:
+            client(where, "features.py", "simple", "chained", "chorded", "exception_as_result", "inspect_ping", "events")
+        assert "refused:" not in running.log
 
 
 def test_a_signer_that_is_taken_away_while_the_worker_runs(tmp_path, token, flushed, redis, bob):

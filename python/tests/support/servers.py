@@ -33,7 +33,7 @@ def end(process):
 
 @contextlib.contextmanager
 def redis_server(directory, tls=None):
-    """A Redis; its URL without the scheme. With `tls`, a directory with key and certificate, it speaks TLS alone."""
+    """A Redis; its URL without the scheme. With `tls`, the directory of `tls_files`, it speaks TLS alone."""
     import redis
 
     path = program("redis-server") or skip("redis-server is not installed")
@@ -41,7 +41,7 @@ def redis_server(directory, tls=None):
     listen, options = ["--port", str(port)], {}
     if tls:
         listen = ["--port", "0", "--tls-port", str(port), "--tls-cert-file", f"{tls}/cert.pem", "--tls-key-file",
-                  f"{tls}/key.pem", "--tls-ca-cert-file", f"{tls}/cert.pem", "--tls-auth-clients", "no"]  # fmt: skip
+                  f"{tls}/key.pem", "--tls-ca-cert-file", f"{tls}/ca.pem", "--tls-auth-clients", "no"]  # fmt: skip
         options = {"ssl": True, "ssl_cert_reqs": "none"}
     process = subprocess.Popen(
         [path, *listen, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(directory)],
@@ -56,24 +56,26 @@ def redis_server(directory, tls=None):
 
 
 
-
 @contextlib.contextmanager
-def rabbitmq_server(directory):
-    """A RabbitMQ of one node, which needs no name in the network and no epmd."""
+def rabbitmq_server(directory, tls=None):
+    """A RabbitMQ of one node, which needs no name in the network and no epmd. With `tls` it speaks TLS alone."""
     path = program("rabbitmq-server") or skip("rabbitmq-server is not installed")
     directory = Path(directory)
     port, distribution = free_port(), free_port()
     # The script under bin/ insists on a user of its own; the one of the library runs as whoever calls it.
     library = next(iter(sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))), None)
-    (directory / "rabbitmq.conf").write_text(
-        f"listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users.guest = true\nlog.file.level = warning\n"
-    )
+    listen = f"listeners.tcp.1 = 127.0.0.1:{port}\n"
+    if tls:
+        listen = (
+            f"listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {tls}/ca.pem\n"
+            f"ssl_options.certfile = {tls}/cert.pem\nssl_options.keyfile = {tls}/key.pem\nssl_options.verify = verify_none\n"
+        )
+    (directory / "rabbitmq.conf").write_text(f"{listen}loopback_users.guest = true\nlog.file.level = warning\n")
     (directory / "enabled_plugins").write_text("[].\n")
     environment = {
         **os.environ,
         "HOME": str(directory),
         "RABBITMQ_NODENAME": f"taskseal{port}@localhost",
-        "RABBITMQ_NODE_PORT": str(port),
         "RABBITMQ_DIST_PORT": str(distribution),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq"),
         "RABBITMQ_CONF_ENV_FILE": "/dev/null",
@@ -88,7 +90,7 @@ def rabbitmq_server(directory):
         process = subprocess.Popen([str(library or path)], env=environment, stdout=output, stderr=output)
     try:
         try:
-            wait_for(lambda: handshake(port), 90)
+            wait_for(lambda: handshake(port, tls), 90)
         except TimeoutError:
             raise RuntimeError((directory / "output").read_text()[-3000:]) from None
         yield f"guest:guest@127.0.0.1:{port}"
@@ -96,11 +98,12 @@ def rabbitmq_server(directory):
         end(process)
 
 
-def handshake(port):
+def handshake(port, tls=None):
     """Whether an AMQP broker answers."""
     import amqp
 
-    with amqp.Connection(f"127.0.0.1:{port}", userid="guest", password="guest", connect_timeout=2):
+    options = {"ssl": {"ca_certs": f"{tls}/ca.pem"}} if tls else {}
+    with amqp.Connection(f"127.0.0.1:{port}", userid="guest", password="guest", connect_timeout=2, **options):
         return True
 
 

@@ -101,7 +101,7 @@ def worker(place, *arguments, **options):
         started.stop()
 
 
-def client(place, program, *arguments, app="sealed_app", seconds=120):
+def client(place, program, *arguments, seconds=120):
     """Runs a script of `worker/` as a client of the application; what it printed."""
     done = subprocess.run(
         [sys.executable, str(WORKER / program), *arguments],

@@ -5,6 +5,7 @@ import os
 import time
 
 from celery import Celery
+from support_wait import witness
 
 from taskseal.celery import setup_sealing
 
@@ -18,6 +19,8 @@ app.conf.update(
     sealing_encryption_keys=os.environ.get("TEST_ENCRYPTION_KEYS", "").split(),
     sealing_reload_interval=0.5,
     broker_connection_retry_on_startup=True,
+    # Certificates of servers are compared with this one alone; None for connections without TLS.
+    broker_use_ssl={"ca_certs": os.environ["TEST_CA"]} if os.environ["TEST_BROKER"].startswith("sealed-amqps") else None,
     broker_transport_options={"visibility_timeout": int(os.environ.get("TEST_VISIBILITY", "3600"))},
     result_extended=True,
     worker_prefetch_multiplier=4,
@@ -28,12 +31,6 @@ app.conf.update(
     task_default_priority=5,
 )
 sealing = setup_sealing(app)
-
-
-def witness(line):
-    """What was run stays visible whatever becomes of results."""
-    with open(os.environ["TEST_WITNESS"], "a") as file:
-        file.write(line + "\n")
 
 
 @app.task(name="add")
