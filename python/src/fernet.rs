@@ -1,7 +1,6 @@
 //! `taskseal.Fernet` and `MultiFernet`, with keys in memory or on a token.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -64,8 +63,7 @@ impl Fernet {
 
     /// Encrypts `data`: a token.
     fn encrypt<'py>(&self, py: Python<'py>, data: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let (data, keys) = (data.as_bytes()?, self.open_now(py)?);
-        token(py, detached(py, || keys.encrypt(data)))
+        encrypt(py, &ManyKeys::new(self.open_now(py)?, []), &data)
     }
 
     /// Decrypts a token; with `ttl`, only one that is at most that many seconds old.
@@ -76,8 +74,7 @@ impl Fernet {
         token: Input<'_>,
         ttl: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let (token, ttl, keys) = (token.as_bytes()?, time_to_live(ttl)?, self.open_now(py)?);
-        data(py, detached(py, || keys.decrypt(token, ttl)))
+        decrypt(py, &ManyKeys::new(self.open_now(py)?, []), &token, ttl)
     }
 
     fn __repr__(&self) -> String {
@@ -135,8 +132,7 @@ impl MultiFernet {
 
     /// Encrypts `data` with the first key.
     fn encrypt<'py>(&self, py: Python<'py>, data: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let (data, keys) = (data.as_bytes()?, self.open_now(py)?);
-        token(py, detached(py, || keys.encrypt(data)))
+        encrypt(py, &self.open_now(py)?, &data)
     }
 
     /// Decrypts a token with whichever key made it; with `ttl`, only one that is at most that many seconds old.
@@ -147,14 +143,13 @@ impl MultiFernet {
         token: Input<'_>,
         ttl: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let (token, ttl, keys) = (token.as_bytes()?, time_to_live(ttl)?, self.open_now(py)?);
-        data(py, detached(py, || keys.decrypt(token, ttl)))
+        decrypt(py, &self.open_now(py)?, &token, ttl)
     }
 
     /// Encrypts what is in a token anew, with the first key and the token's own time.
     fn rotate<'py>(&self, py: Python<'py>, token: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        let (text, keys) = (token.as_bytes()?, self.open_now(py)?);
-        self::token(py, detached(py, || keys.rotate(text)))
+        let (token, keys) = (token.as_bytes()?, self.open_now(py)?);
+        text(py, detached(py, || keys.rotate(token)))
     }
 
     fn __repr__(&self) -> &'static str {
@@ -168,16 +163,28 @@ impl MultiFernet {
     }
 }
 
-fn time_to_live(ttl: Option<f64>) -> PyResult<Option<Duration>> {
-    ttl.map(|ttl| choices::seconds("ttl", ttl)).transpose()
+fn encrypt<'py>(
+    py: Python<'py>,
+    keys: &ManyKeys,
+    data: &Input<'_>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let data = data.as_bytes()?;
+    text(py, detached(py, || keys.encrypt(data)))
 }
 
-fn token(py: Python<'_>, made: Result<String, FernetError>) -> PyResult<Bound<'_, PyBytes>> {
-    let made = made.map_err(|error| error.into_py_err())?;
-    Ok(PyBytes::new(py, made.as_bytes()))
+fn decrypt<'py>(
+    py: Python<'py>,
+    keys: &ManyKeys,
+    token: &Input<'_>,
+    ttl: Option<f64>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let token = token.as_bytes()?;
+    let ttl = ttl.map(|ttl| choices::seconds("ttl", ttl)).transpose()?;
+    let data = detached(py, || keys.decrypt(token, ttl)).map_err(|error| error.into_py_err())?;
+    Ok(PyBytes::new(py, &Zeroizing::new(data)))
 }
 
-fn data(py: Python<'_>, made: Result<Vec<u8>, FernetError>) -> PyResult<Bound<'_, PyBytes>> {
-    let made = Zeroizing::new(made.map_err(|error| error.into_py_err())?);
-    Ok(PyBytes::new(py, &made))
+fn text(py: Python<'_>, token: Result<String, FernetError>) -> PyResult<Bound<'_, PyBytes>> {
+    let token = token.map_err(|error| error.into_py_err())?;
+    Ok(PyBytes::new(py, token.as_bytes()))
 }
