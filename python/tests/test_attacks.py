@@ -24,7 +24,6 @@ from support.transports import (
     connect,
     consume,
     only_the_good_one,
-    plain_amqp,
     publish,
     sealing_of,
     tasks,

@@ -5,11 +5,9 @@ import json
 import pytest
 from celery import Celery, states
 from celery.backends.filesystem import FilesystemBackend
-from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
 
 import taskseal
-from taskseal.celery import setup_sealing
 from taskseal.celery.backends import RESULT, SealedBackendMixin, SealedRedisBackend, Verified
 from taskseal.celery.sealing import Sealing
 from taskseal.errors import OpenError
@@ -125,44 +123,3 @@ def test_notifications_are_opened_too(redis, alice):
                 sealing.sealer.seal_payload("celery-group", "two", payload)):  # fmt: skip
         assert backend.open_result(bad) is None
         backend.result_consumer.on_state_change(backend.open_result(bad), None)
-
-
-def test_settings_that_setup_sealing_refuses(tmp_path, alice, redis):
-    (tmp_path / "trusted").mkdir()
-    (tmp_path / "trusted" / "alice.pem").write_text(alice.pem)
-    (tmp_path / "key.pem").write_text(alice.key_pem)
-    good = {
-        "broker_url": "sealed-memory://",
-        "result_backend": f"sealed-redis://{redis}/0",
-        "security_key": str(tmp_path / "key.pem"),
-        "security_certificate": str(tmp_path / "trusted" / "alice.pem"),
-        "security_cert_store": str(tmp_path / "trusted"),
-    }
-
-    def app(**settings):
-        made = Celery("tests", set_as_current=False)
-        made.conf.update({**good, **settings})
-        return made
-
-    assert setup_sealing(app()).replay
-    assert setup_sealing(app(result_backend="rpc://")) and setup_sealing(app(result_backend=None))
-    assert setup_sealing(app(broker_url="sealed-redis://a/0;sealed-amqp://b//", sealing_replay=f"redis://{redis}/3"))
-    for settings in (
-        {"security_key": None},
-        {"security_certificate": None},
-        {"security_cert_store": None},
-        {"broker_url": "redis://a/0"},
-        {"broker_url": None},
-        {"broker_url": "sealed-redis://a/0;redis://b/0"},
-        {"broker_url": ["sealed-redis://a/0", "amqp://b//"]},
-        {"broker_read_url": "redis://a/0"},
-        {"broker_write_url": "redis://a/0"},
-        {"broker_transport": "redis"},
-        {"result_backend": f"redis://{redis}/0"},
-        {"result_backend": "file:///tmp"},
-        {"sealing_encryption_keys": ["no key"]},
-        {"sealing_max_agee": 1},
-    ):
-        with pytest.raises(ImproperlyConfigured) as raised:
-            setup_sealing(app(**settings))
-        assert "no key" not in str(raised.value)

@@ -34,7 +34,8 @@ def test_both_ends_go_on_with_the_next_server(tmp_path, token, redis):
             wait_for(lambda: wanted <= set(where.witness), 90)
             assert "refused:" not in running.log and f"Connected to sealed-redis://:**@{second}/0" in running.log
             assert len(where.witness) == len(set(where.witness))
-        pushed = [json.loads(arguments[2]) for arguments in seen if arguments[0] == b"LPUSH" and arguments[1].startswith(b"celery")]
+        pushes = [arguments for arguments in seen if arguments[0] == b"LPUSH" and arguments[1].startswith(b"celery")]
+        pushed = [json.loads(arguments[2]) for arguments in pushes]
         assert len(pushed) >= 5
         assert {message["content-type"] for message in pushed} == {"application/x-taskseal"}
         told = [part for arguments in seen for part in arguments if b"secret line" in part or b"sealed_app" in part]

@@ -95,7 +95,6 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
     registry._set_default_serializer("auth")
     app.amqp.TaskConsumer = partial(task_consumer, app)
 
-
     if conf.result_accept_content is not None and list(conf.result_accept_content) != ["auth"]:
         logger.warning(
             "result_accept_content is %r: results are taken that nobody signed. Use result_serializer='auth' and leave it out, "

@@ -47,4 +47,3 @@ class PrivateKey:
 
     def __repr__(self):
         return f"<{type(self).__name__} {'on a token' if self._key.is_token else 'in memory'}>"
-

@@ -34,6 +34,9 @@ SETTINGS = {
     "sealing_on_refused": "on_refused",
 }
 
+#: All of them: these are read for themselves.
+KNOWN = {*SETTINGS, "sealing_replay", "sealing_reload_interval", "sealing_salt", "sealing_encryption_keys"}
+
 
 def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=None, digest=None, encryption_keys=None):
     """Makes `app` seal its messages and results whole. Returns the `Sealing`.
@@ -80,10 +83,9 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
 
 def check_options(conf):
     """Refuses settings that would be taken for something else."""
-    known = {*SETTINGS, "sealing_replay", "sealing_reload_interval", "sealing_salt", "sealing_encryption_keys"}
     for name in conf:
-        if isinstance(name, str) and name.startswith("sealing_") and name not in known:
-            raise ImproperlyConfigured(f"There is no setting {name}; there are {', '.join(sorted(known))}")
+        if isinstance(name, str) and name.startswith("sealing_") and name not in KNOWN:
+            raise ImproperlyConfigured(f"There is no setting {name}; there are {', '.join(sorted(KNOWN))}")
 
 
 def check_urls(app):

@@ -2,8 +2,9 @@
 ``fernet_pickle``, with the same content types.
 
 The keys are read from ``KOMBU_FERNET_KEY`` and ``KOMBU_FERNET_KEY_PREVIOUS`` by the first message, so that a program that
-has no keys, and uses none of these serializers, is not disturbed. Either may be the ``pkcs11:`` URI of keys on a token. Only bodies are encrypted, and nothing is signed: names,
-ids and headers of tasks stay readable, and `argsrepr` and `kwargsrepr` repeat the arguments there.
+has no keys, and uses none of these serializers, is not disturbed. Either may be the ``pkcs11:`` URI of keys on a token. Only
+bodies are encrypted, and nothing is signed: names, ids and headers of tasks stay readable, and `argsrepr` and `kwargsrepr`
+repeat the arguments there.
 """
 
 import os

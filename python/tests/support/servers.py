@@ -55,7 +55,6 @@ def redis_server(directory, tls=None):
         end(process)
 
 
-
 @contextlib.contextmanager
 def rabbitmq_server(directory, tls=None):
     """A RabbitMQ of one node, which needs no name in the network and no epmd. With `tls` it speaks TLS alone."""

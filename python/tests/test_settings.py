@@ -1,0 +1,71 @@
+"""The settings of `setup_sealing`: what is refused, and that the documentation has them all."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+from taskseal.celery import setup_sealing
+from taskseal.celery.sealing import Sealing
+from taskseal.celery.setup import KNOWN, SETTINGS
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "celery.md"
+
+
+def test_settings_that_setup_sealing_refuses(tmp_path, alice, redis):
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted" / "alice.pem").write_text(alice.pem)
+    (tmp_path / "key.pem").write_text(alice.key_pem)
+    good = {
+        "broker_url": "sealed-memory://",
+        "result_backend": f"sealed-redis://{redis}/0",
+        "security_key": str(tmp_path / "key.pem"),
+        "security_certificate": str(tmp_path / "trusted" / "alice.pem"),
+        "security_cert_store": str(tmp_path / "trusted"),
+    }
+
+    def app(**settings):
+        made = Celery("tests", set_as_current=False)
+        made.conf.update({**good, **settings})
+        return made
+
+    assert setup_sealing(app()).replay
+    assert setup_sealing(app(result_backend="rpc://")) and setup_sealing(app(result_backend=None))
+    assert setup_sealing(app(broker_url="sealed-redis://a/0;sealed-amqp://b//", sealing_replay=f"redis://{redis}/3"))
+    for settings in (
+        {"security_key": None},
+        {"security_certificate": None},
+        {"security_cert_store": None},
+        {"broker_url": "redis://a/0"},
+        {"broker_url": None},
+        {"broker_url": "sealed-redis://a/0;redis://b/0"},
+        {"broker_url": ["sealed-redis://a/0", "amqp://b//"]},
+        {"broker_read_url": "redis://a/0"},
+        {"broker_write_url": "redis://a/0"},
+        {"broker_transport": "redis"},
+        {"result_backend": f"redis://{redis}/0"},
+        {"result_backend": "file:///tmp"},
+        {"sealing_encryption_keys": ["no key"]},
+        {"sealing_max_agee": 1},
+    ):
+        with pytest.raises(ImproperlyConfigured) as raised:
+            setup_sealing(app(**settings))
+        assert "no key" not in str(raised.value)
+
+
+def test_the_documentation_has_the_settings_with_their_defaults():
+    rows = re.findall(r"^\| `(sealing_\w+)` \| ([^|]+) \|", DOCUMENTATION.read_text(), re.M)
+    assert {name for name, _ in rows} == KNOWN and len(rows) == len(KNOWN)
+    defaults = {name: parameter.default for name, parameter in inspect.signature(Sealing).parameters.items()}
+    for name, documented in rows:
+        default = defaults.get(SETTINGS.get(name))
+        if isinstance(default, (int, float)):
+            number, _, unit = documented.partition(" ")
+            assert float(number) * {"": 1, "MiB": 1024 * 1024}[unit] == default, name
+        elif isinstance(default, str):
+            assert documented == f"`{default}`", name
+        elif default is None and name not in ("sealing_replay", "sealing_max_message_len"):
+            assert documented == "none" or name not in SETTINGS, name
