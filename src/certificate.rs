@@ -6,13 +6,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use const_oid::db::rfc5280::{ID_KP_OCSP_SIGNING, ID_KP_TIME_STAMPING};
+use const_oid::{AssociatedOid as _, ObjectIdentifier};
 use der::asn1::AnyRef;
 use der::{Decode, Encode, SliceReader, Tag, Tagged};
 use num_bigint::BigInt;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::ext::pkix::{KeyUsage, KeyUsages};
+use x509_cert::certificate::{CertificateInner, Raw, TbsCertificateInner};
+use x509_cert::ext::pkix::{
+    BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
+};
 use x509_cert::name::Name;
 
 use crate::error::ErrorClass;
@@ -78,14 +82,7 @@ impl Certificate {
         let issuer_len = id.len();
         id.push(' ');
         id.push_str(&BigInt::from_signed_bytes_be(raw.serial).to_string());
-        let may_sign = match tbs.get_extension::<KeyUsage>() {
-            Ok(None) => true,
-            Ok(Some((_, KeyUsage(usage)))) => {
-                usage.contains(KeyUsages::DigitalSignature)
-                    || usage.contains(KeyUsages::NonRepudiation)
-            }
-            Err(_) => return Err(CertificateError::KeyUsage),
-        };
+        let may_sign = may_sign(tbs)?;
         let mut thumbprint = [0; 32];
         thumbprint.copy_from_slice(Digest::Sha256.hash(der).as_bytes());
         Ok(Self(Arc::new(Inner {
@@ -213,7 +210,8 @@ impl Certificate {
     }
 
     /// Whether its key usage (RFC 5280, 4.2.1.3) allows signatures on messages: `digitalSignature` or `nonRepudiation`
-    /// is set, or the extension is absent.
+    /// is set, or the extension is absent; and its extended key usage (4.2.1.12) is not for time stamps or OCSP responses
+    /// alone, whose keys are for nothing else.
     #[must_use]
     pub fn allows_signatures(&self) -> bool {
         self.0.may_sign
@@ -335,9 +333,15 @@ pub enum CertificateError {
     /// A multi-valued RDN of the issuer is not in DER's order, so that its text would be ambiguous.
     #[error("the issuer's name is not encoded as DER asks for (the order within an RDN)")]
     IssuerNotDer,
-    /// The key usage extension is damaged or present twice.
+    /// The extension for the key usage, or for the extended one, is damaged or present twice.
     #[error("the certificate's key usage extension is damaged")]
     KeyUsage,
+    /// An extension is critical and not understood, so that the certificate must be refused (RFC 5280, 4.2).
+    #[error("the certificate's extension {oid} is critical and not understood")]
+    Critical {
+        /// OID of the extension.
+        oid: String,
+    },
 }
 
 impl CertificateError {
@@ -374,6 +378,41 @@ impl<'a> RawFields<'a> {
             issuer: issuer.to_der()?,
         })
     }
+}
+
+/// The extensions that may be critical. What they say about names, chains and authorities does not matter here, as a store
+/// holds the signers' certificates themselves.
+const UNDERSTOOD: [ObjectIdentifier; 4] = [
+    KeyUsage::OID,
+    ExtendedKeyUsage::OID,
+    BasicConstraints::OID,
+    SubjectAltName::OID,
+];
+
+/// Purposes of keys that must have no other one (RFC 3161, 2.3; RFC 6960, 4.2.2.2).
+const DEDICATED: [ObjectIdentifier; 2] = [ID_KP_TIME_STAMPING, ID_KP_OCSP_SIGNING];
+
+fn may_sign(tbs: &TbsCertificateInner<Raw>) -> Result<bool, CertificateError> {
+    let mut extensions = tbs.extensions().into_iter().flatten();
+    if let Some(unknown) = extensions.find(|one| one.critical && !UNDERSTOOD.contains(&one.extn_id))
+    {
+        return Err(CertificateError::Critical {
+            oid: unknown.extn_id.to_string(),
+        });
+    }
+    let usage = match tbs.get_extension::<KeyUsage>() {
+        Ok(usage) => usage.is_none_or(|(_, KeyUsage(usage))| {
+            usage.contains(KeyUsages::DigitalSignature) || usage.contains(KeyUsages::NonRepudiation)
+        }),
+        Err(_) => return Err(CertificateError::KeyUsage),
+    };
+    let purpose = match tbs.get_extension::<ExtendedKeyUsage>() {
+        Ok(purposes) => purposes.is_none_or(|(_, ExtendedKeyUsage(purposes))| {
+            !purposes.iter().all(|one| DEDICATED.contains(one))
+        }),
+        Err(_) => return Err(CertificateError::KeyUsage),
+    };
+    Ok(usage && purpose)
 }
 
 fn issuer_text(name: &Name) -> Result<String, CertificateError> {

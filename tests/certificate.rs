@@ -128,7 +128,7 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 /// What Celery takes and this does not: keys that are weak or that cost a verifier out of proportion, times before
-/// 1970, and a type of text that X.509 has all but given up (RFC 5280, 4.1.2.4).
+/// 1970, extensions that nobody may pass over (RFC 5280, 4.2), and a type of text that X.509 has all but given up (RFC 5280, 4.1.2.4).
 const REFUSED_HERE_ALONE: &[(&str, &str)] = &[
     (
         "RSA-512",
@@ -154,6 +154,10 @@ const REFUSED_HERE_ALONE: &[(&str, &str)] = &[
         "the certificate is damaged: malformed ASN.1 DER value for UTCTime",
     ),
     (
+        "unknown critical extension",
+        "extension 1.3.6.1.4.1.99999.1 is critical and not understood",
+    ),
+    (
         "UniversalString",
         "the certificate is damaged: unknown/unsupported ASN.1 DER tag: 0x1c",
     ),
@@ -171,6 +175,11 @@ fn key_usage_says_who_may_sign() {
         ("usage nonRepudiation", true),
         ("usage keyEncipherment", false),
         ("usage keyCertSign", false),
+        ("for an authority, critical", true),
+        ("purposes clientAuth and timeStamping", true),
+        ("purpose timeStamping", false),
+        ("purposes timeStamping and OCSPSigning", false),
+        ("unknown extension", true),
     ] {
         let certificate = Certificate::from_pem(cases[name].pem.as_bytes()).unwrap();
         assert_eq!(certificate.allows_signatures(), may_sign, "{name}");

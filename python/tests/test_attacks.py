@@ -15,6 +15,7 @@ import kombu
 import pytest
 from conftest import DAY, identity, usage
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from support.envelopes import repacked
 from support.transports import (
     BODY,
@@ -194,6 +195,8 @@ def test_certificates_that_come_and_go(stored, alice, bob, tmp_path):
     [
         ([(x509.BasicConstraints(ca=True, path_length=None), True), (usage(key_cert_sign=True), True)], "key-usage"),
         ([(usage(key_encipherment=True), False)], "key-usage"),
+        ([(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), True)], "key-usage"),
+        ([(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)], None),
         ([(usage(digital_signature=True), True)], None),
     ],
 )

@@ -12,9 +12,11 @@ import kombu.compression
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured, SecurityError
-from conftest import DAY, PIN, identity
+from conftest import DAY, PIN, identity, usage
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from kombu.serialization import SerializerNotInstalled, dumps, loads, registry
 from support.envelopes import repacked
 
@@ -431,6 +433,14 @@ def test_certificates_that_do_not_count(alice):
             Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
     with pytest.raises(SecurityError, match="1024 bits"):
         Certificate(identity("small", bits=1024).pem)
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+    with pytest.raises(SecurityError, match="critical and not understood"):
+        Certificate(identity("alice", extensions=[(unknown, True)]).pem)
+    for extension in (usage(key_cert_sign=True), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])):
+        one = identity("alice", extensions=[(extension, True)])
+        refused(ours(None, None, [one]), ours(one, one, []).serialize("foo"), "not for signing")
+        with pytest.raises(SecurityError, match="not for signing"):
+            Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
 
 
 def test_another_digest_is_refused(alice):

@@ -65,8 +65,8 @@ pub enum OpenError {
     },
     /// The certificate's key usage does not allow signatures on messages.
     #[error(
-        "the certificate of {signer_id:?} is not for signing messages: its key usage has neither \
-         digitalSignature nor nonRepudiation"
+        "the certificate of {signer_id:?} is not for signing messages: its key usage has neither digitalSignature nor \
+         nonRepudiation, or its extended key usage is for time stamps or OCSP alone"
     )]
     KeyUsage {
         /// Id of the certificate.

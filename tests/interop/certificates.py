@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.name import _ASN1Type as Kind
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Negative and zero serial numbers, on purpose.
 warnings.simplefilter("ignore")
@@ -68,7 +68,8 @@ def name(*attributes):
     return x509.Name([x509.NameAttribute(*attribute) for attribute in attributes])
 
 
-def certificate(issuer=None, serial=7, not_before=NOW - DAY, not_after=NOW + 30 * DAY, signer=None, usage=None):
+def certificate(issuer=None, serial=7, not_before=NOW - DAY, not_after=NOW + 30 * DAY, signer=None, usage=None,
+                extensions=()):
     signer = signer or key()
     issuer = name((NameOID.COMMON_NAME, "worker")) if issuer is None else issuer
     builder = (
@@ -97,8 +98,18 @@ def certificate(issuer=None, serial=7, not_before=NOW - DAY, not_after=NOW + 30 
         )
         flags.update(dict.fromkeys(usage, True))
         builder = builder.add_extension(x509.KeyUsage(**flags), critical=True)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
     digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return builder.sign(signer, digest).public_bytes(serialization.Encoding.DER)
+
+
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+
+def purposes(*names):
+    usage = x509.ExtendedKeyUsage([getattr(ExtendedKeyUsageOID, name) for name in names])
+    return certificate(extensions=[(usage, True)])
 
 
 # --- Taking apart ----------------------------------------------------------------------------------------------------
@@ -275,6 +286,15 @@ CASES = {
     "usage nonRepudiation": lambda: certificate(usage=["content_commitment"]),
     "usage keyEncipherment": lambda: certificate(usage=["key_encipherment"]),
     "usage keyCertSign": lambda: certificate(usage=["key_cert_sign", "crl_sign"]),
+    # Other extensions.
+    "for an authority, critical": lambda: certificate(
+        extensions=[(x509.BasicConstraints(ca=True, path_length=None), True)]
+    ),
+    "purposes clientAuth and timeStamping": lambda: purposes("CLIENT_AUTH", "TIME_STAMPING"),
+    "purpose timeStamping": lambda: purposes("TIME_STAMPING"),
+    "purposes timeStamping and OCSPSigning": lambda: purposes("TIME_STAMPING", "OCSP_SIGNING"),
+    "unknown extension": lambda: certificate(extensions=[(UNKNOWN, False)]),
+    "unknown critical extension": lambda: certificate(extensions=[(UNKNOWN, True)]),
     # Forms.
     "version 1": lambda: with_field(certificate(), VERSION, None),
     "bytes after it": lambda: certificate() + b"\0",

@@ -46,7 +46,7 @@ class Sealing:
         if refused not in ("ack", "dead-letter"):
             raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
         fernets = list(fernets)
-        policy = _native.Policy(digest=digest)
+        policy = _native.Policy(digest=digest, max_message_len=max_len)
         self.sealer = _native.MessageSealer(signer, fernets)
         opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}
         self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
