@@ -87,6 +87,11 @@ class SealedBackendMixin:
         if group is not None and not isinstance(payload, Verified):
             # Raises for a part that does not verify: such a chord has failed, and says so.
             payload = Verified(self.sealing.results.open_payload(payload, PART, group).payload)
+            part = super().decode(bytes(payload))
+            if part[1] in self._chord.parts:
+                raise OpenError(f"the part {part[1]!r} of a chord is there twice", reason="replayed")
+            self._chord.parts.add(part[1])
+            return part
         if not isinstance(payload, Verified):
             raise OpenError("a result that was not opened", reason="not-sealed")
         return super().decode(bytes(payload))
@@ -141,7 +146,7 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
         return payload
 
     def on_chord_part_return(self, request, state, result, *args, **kwargs):
-        self._chord.group = request.group
+        self._chord.group, self._chord.parts = request.group, set()
         try:
             return super().on_chord_part_return(request, state, result, *args, **kwargs)
         finally:
