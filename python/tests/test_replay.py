@@ -143,6 +143,25 @@ def test_a_message_is_kept_while_keys_on_a_token_are_away(kind, request, tmp_pat
     assert not sealing.refusals
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis", "amqp"])
+def test_a_message_is_kept_while_the_certificate_store_is_away(kind, request, tmp_path, alice, caplog, monkeypatch):
+    where = place_of(kind, request, tmp_path)
+    for module in ("virtual", "pyamqp"):
+        monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    (trusted / "alice.pem").write_text(alice.pem)
+    sealing = sealing_of(alice, [], store=taskseal.CertStore.open(trusted, reload_interval=0))
+    with connect(where, sealing) as connection:
+        publish(connection)
+        trusted.rename(tmp_path / "elsewhere")
+        assert consume(connection, timeout=0.5, enough=1, seconds=2) == []
+        assert "the certificate store is empty" in caplog.text and not sealing.refusals
+        (tmp_path / "elsewhere").rename(trusted)
+        assert [message.payload for message in consume(connection)] == [BODY]
+    assert not sealing.refusals
+
+
 class Failing:
     """An opener whose keys do not answer."""
 

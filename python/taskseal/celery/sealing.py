@@ -47,6 +47,7 @@ class Sealing:
             raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
         fernets = list(fernets)
         policy = _native.Policy(digest=digest, max_message_len=max_len)
+        self.store = store
         self.sealer = _native.MessageSealer(signer, fernets)
         opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}
         self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
@@ -79,6 +80,9 @@ class Sealing:
         except OpenError as error:
             if error.reason == KEYS:
                 raise Unanswered(str(error)) from error
+            if error.reason == "unknown-signer" and len(self.store) == 0:
+                # A directory that is being replaced, or is not mounted: nobody is trusted, but messages are not to blame.
+                raise Unanswered("the certificate store is empty") from error
             raise
         exchange, routing_key = opened.exchange, opened.routing_key
         if exchange is None or routing_key is None:
