@@ -2,12 +2,18 @@
 
 import json
 
+import kombu.compression
 import pytest
+import redis as redis_py
 from celery import Celery, states
 from celery.backends.filesystem import FilesystemBackend
+from celery.exceptions import SecurityError
 from celery.result import GroupResult
+from conftest import tls_files
+from support.servers import redis_server
 
 import taskseal
+from taskseal.celery import compression
 from taskseal.celery.backends import RESULT, SealedBackendMixin, SealedRedisBackend, Verified
 from taskseal.celery.sealing import Sealing
 from taskseal.errors import OpenError
@@ -73,6 +79,38 @@ def test_several_results_at_once(backend):
         backend.store_result(f"n{number}", number, states.SUCCESS)
     metas = dict(backend.get_many(["n0", "n1", "n2"], timeout=5, interval=0.1))
     assert {id: meta["result"] for id, meta in metas.items()} == {"n0": 0, "n1": 1, "n2": 2}
+
+
+def test_results_over_tls_are_verified(tmp_path, alice):
+    sealing = Sealing(alice.signer(), taskseal.CertStore([alice.native]))
+    tls = tls_files(tmp_path / "tls", "localhost")
+    with redis_server(tmp_path, tls=tls) as address:
+        port = address.split(":")[1]
+        for url, works in (
+            (f"sealed-rediss://localhost:{port}/0", False),
+            (f"sealed-rediss://localhost:{port}/0?ssl_ca_certs={tls}/ca.pem", True),
+            (f"sealed-rediss://127.0.0.1:{port}/0?ssl_ca_certs={tls}/ca.pem", False),
+            (f"sealed-rediss://localhost:{port}/0?ssl_cert_reqs=none", True),
+        ):
+            backend = SealedRedisBackend(app=application(sealing), url=url)
+            if works:
+                assert backend.client.ping()
+            else:
+                with pytest.raises(redis_py.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                    backend.client.ping()
+
+
+def test_compressed_results_have_a_limit(backend, monkeypatch):
+    for table in ("_encoders", "_decoders", "_aliases"):
+        monkeypatch.setattr(kombu.compression, table, getattr(kombu.compression, table).copy())
+    compression.limit(100_000)
+    backend.compression = "gzip"
+    backend.store_result("one", "x" * 90_000, states.SUCCESS)
+    backend.store_result("two", "x" * 110_000, states.SUCCESS)
+    assert len(stored(backend, task("one"))) < 10_000
+    assert backend.get_result("one") == "x" * 90_000
+    with pytest.raises(SecurityError, match="longer than 100000 bytes"):
+        backend.get_state("two")
 
 
 def test_groups_come_back(backend):

@@ -9,7 +9,8 @@ import time
 import kombu
 import pytest
 from conftest import command
-from support.transports import BODY, changed, client, connect, consume, place_of, publish, sealing_of, tasks
+from support.servers import wait_for
+from support.transports import BODY, changed, client, connect, consume, place_of, plain_amqp, publish, sealing_of, tasks
 
 import taskseal
 import taskseal.celery
@@ -70,6 +71,32 @@ def test_broadcasts_from_before_are_refused(redis, alice):
     with connect(url, other) as connection, connection.Consumer([queue], on_message=got.append, no_ack=True):
         connection.transport._callbacks["listener"](recorded[0])
     assert len(got) == 1 and other.refusals == {"too-old": 1}
+
+
+def test_broadcasts_from_before_are_refused_over_amqp(rabbitmq, alice):
+    url = f"sealed-amqp://{rabbitmq}//", {}
+    queue = kombu.Queue("listener", kombu.Exchange("news", type="fanout"), auto_delete=True)
+    sealing, got = sealing_of(alice, [alice], broadcast_skew=0.1), []
+    with connect(url, sealing) as sender, plain_amqp(rabbitmq) as plain:
+        queue.exchange(sender.default_channel).declare()
+        channel = plain.channel()
+        channel.queue_declare("recorder", exclusive=True)
+        channel.queue_bind("recorder", "news")
+        sender.Producer().publish("stop", exchange=queue.exchange)
+        recorded = wait_for(lambda: channel.basic_get("recorder", no_ack=True), 10)
+        time.sleep(0.3)
+        with connect(url, sealing) as connection, connection.Consumer([queue], on_message=got.append, no_ack=True):
+            channel.basic_publish(recorded, "news")
+            wait_for(lambda: drained(connection) and sealing.refusals, 10)
+            sender.Producer().publish("go on", exchange=queue.exchange)
+            wait_for(lambda: drained(connection) and got, 10)
+    assert [message.payload for message in got] == ["go on"] and sealing.refusals == {"too-old": 1}
+
+
+def drained(connection):
+    with contextlib.suppress(socket.timeout):
+        connection.drain_events(timeout=0.2)
+    return True
 
 
 def test_replay_memory_in_redis_is_shared(redis, alice):

@@ -134,6 +134,13 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
             url = url[len(SCHEME) :]
         super().__init__(*args, url=url, **kwargs)
 
+    def _params_from_url(self, url, defaults):
+        # Celery asks for the word. Here the server's certificate is verified unless something says otherwise.
+        params = super()._params_from_url(url, defaults)
+        if url.startswith("rediss:"):
+            params.setdefault("ssl_cert_reqs", "required")
+        return params
+
     def as_uri(self, include_password=False):
         """The URL, for people: the worker's banner shows it."""
         return SCHEME + super().as_uri(include_password)

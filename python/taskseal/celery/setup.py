@@ -5,8 +5,8 @@ from celery.exceptions import ImproperlyConfigured
 
 from ..errors import TasksealError
 from ..kombu_fernet import from_text
+from . import compression, transport
 from . import sealing as _sealing
-from . import transport
 from .certificate import Certificate, FSCertStore
 from .key import PrivateKey, is_uri
 from .replay import RedisMemory
@@ -76,6 +76,8 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
         **options,
     )
     _sealing.use(sealing)
+    # For results, which Celery decompresses with kombu's functions. Messages are decompressed by the transports.
+    compression.limit(sealing.max_body_len)
     transport.register()
     check_urls(app)
     return sealing
