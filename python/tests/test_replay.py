@@ -158,6 +158,7 @@ def test_a_message_is_kept_while_keys_on_a_token_are_away(kind, request, tmp_pat
         with connect(where, sealing) as connection:
             assert consume(connection, timeout=0.5, enough=1, seconds=2) == []
             assert "cannot be used" in caplog.text and not sealing.refusals
+            assert tasks()(connection.default_channel).get() is None
             module.symlink_to(token.module)
             assert [message.payload for message in consume(connection)] == [BODY]
             # The same when the keys fail later.

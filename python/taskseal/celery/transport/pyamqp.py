@@ -1,5 +1,6 @@
 """``sealed-amqp://`` and ``sealed-amqps://``."""
 
+import contextlib
 import time
 from ssl import CERT_NONE, CERT_REQUIRED
 
@@ -78,19 +79,26 @@ class Channel(pyamqp.Channel):
         since = time.time() if no_ack else None
 
         def deliver(msg):
-            if self._open(msg, queue, no_ack, since):
-                callback(msg)
+            with contextlib.suppress(Unanswered):
+                if self._open(msg, queue, no_ack, since):
+                    callback(msg)
 
         return super().basic_consume(queue, *args, no_ack=no_ack, callback=deliver, **kwargs)
 
     def basic_get(self, queue="", no_ack=False, **kwargs):
         while True:
             msg = super().basic_get(queue, no_ack=no_ack, **kwargs)
-            if msg is None or self._open(msg, queue, no_ack):
-                return msg
+            try:
+                if msg is None or self._open(msg, queue, no_ack):
+                    return msg
+            except Unanswered:
+                return None
 
     def _open(self, msg, queue, no_ack, since=None):
-        """Opens the message in place; whether it is to be handed out. Whatever its bytes are, nothing is raised."""
+        """Opens the message in place; whether it is to be handed out. Whatever its bytes are, nothing is raised for them.
+
+        Raises `Unanswered` when nothing can be told, and has given the message back then.
+        """
         tag = msg.delivery_info["delivery_tag"]
         try:
             if msg.properties.get("content_type") != CONTENT_TYPE:
@@ -106,11 +114,13 @@ class Channel(pyamqp.Channel):
             return self._refuse(error, tag, queue, no_ack)
         except Unanswered as error:
             # Not to be answered by losing the message, nor by handling it unchecked.
+            if no_ack:
+                logger.error("a message from the queue %r is left out, as it cannot be given back: %s", queue, error)
+                raise
             logger.error("the message stays in the queue %r: %s", queue, error)
             time.sleep(RETRY)
-            if not no_ack:
-                super().basic_reject(tag, requeue=True)
-            return False
+            super().basic_reject(tag, requeue=True)
+            raise
         if no_ack:
             self._in_flight.remember(known)
         else:

@@ -1,6 +1,7 @@
 """Mixins that seal the messages of any transport that builds on kombu's virtual channel."""
 
 import base64
+import contextlib
 import json
 import time
 import uuid
@@ -114,9 +115,10 @@ class ChannelMixin:
 
         def deliver(raw):
             self._delivering = True
-            delivery = self._open(raw, queue, no_ack, since)
-            if delivery is not None:
-                return hand_over(delivery)
+            with contextlib.suppress(Unanswered):
+                delivery = self._open(raw, queue, no_ack, since)
+                if delivery is not None:
+                    return hand_over(delivery)
 
         self.connection._callbacks[queue] = deliver
         return result
@@ -125,9 +127,9 @@ class ChannelMixin:
         while True:
             try:
                 raw = self._get(queue)
-            except Empty:
+                delivery = self._open(raw, queue, no_ack)
+            except (Empty, Unanswered):
                 return None
-            delivery = self._open(raw, queue, no_ack)
             if delivery is not None:
                 message = self.Message(delivery, channel=self)
                 if not no_ack:
@@ -142,7 +144,10 @@ class ChannelMixin:
                 self._refuse_garbage(error, queue)
 
     def _open(self, raw, queue, no_ack, since=None):
-        """The delivery, or None when there is nothing to hand out. Whatever the bytes are, nothing is raised for them."""
+        """The delivery, or None when there is nothing to hand out. Whatever the bytes are, nothing is raised for them.
+
+        Raises `Unanswered` when nothing can be told, and has given the message back then.
+        """
         try:
             wire, tag, redelivered = unwrap(raw)
             opened, message = self.sealing.open(wire, queue, self.sealed_bindings, since)
@@ -162,11 +167,11 @@ class ChannelMixin:
             # Not to be answered by losing the message, nor by handling it unchecked.
             if queue in getattr(self, "_fanout_queues", ()):
                 logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
-                return None
+                raise
             logger.error("the message stays in the queue %r: %s", queue, error)
             time.sleep(RETRY)
             self._put(queue, raw)
-            return None
+            raise
         if no_ack:
             self._in_flight.remember(known)
         else:
