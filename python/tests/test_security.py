@@ -370,6 +370,12 @@ def test_kombu_decompresses_with_a_limit(files):
                 kombu.compression.decompress(damaged, content_type)
 
 
+def test_limits_that_are_none(files):
+    for limit in (0, -1, -1001):
+        with pytest.raises(ValueError, match="makes no sense"):
+            setup_security(app=application(files), max_body_len=limit)
+
+
 def test_methods_without_a_limit_decompress_nothing(files):
     kombu.compression.register(bytes, bytes, "application/x-endless", aliases=["endless"])
     setup_security(app=application(files))

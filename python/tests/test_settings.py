@@ -50,6 +50,9 @@ def test_settings_that_setup_sealing_refuses(tmp_path, alice, redis):
         {"result_backend": "file:///tmp"},
         {"sealing_encryption_keys": ["no key"]},
         {"sealing_max_agee": 1},
+        {"sealing_max_body_len": 0},
+        {"sealing_max_age": -1},
+        {"sealing_refused": "drop"},
     ):
         with pytest.raises(ImproperlyConfigured) as raised:
             setup_sealing(app(**settings))

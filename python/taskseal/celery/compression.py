@@ -42,10 +42,12 @@ def decompress(body, method, max_len):
     Raises `OpenError`: ``too-large``, or ``not-a-message`` for a damaged body and for a method that is not known to keep a
     limit.
     """
-    # kombu's table of the methods' other names; there is no function for it.
-    make = _DECOMPRESSORS.get(compression._aliases.get(method, method)) if isinstance(method, str) else None
-    if make is None:
-        raise OpenError(f"a body that is compressed with {str(method)[:40]!r} is not accepted", reason="not-a-message")
+    try:
+        _, content_type = compression.get_encoder(method)
+        make = _DECOMPRESSORS[content_type]
+    except (LookupError, TypeError):
+        text = f"a body that is compressed with {str(method)[:40]!r} is not accepted"
+        raise OpenError(text, reason="not-a-message") from None
     try:
         decompressor = make()
         made = decompressor.decompress(body, max_len + 1)
@@ -60,9 +62,17 @@ def decompress(body, method, max_len):
 
 def limit(max_len):
     """Makes kombu decompress with this limit, and not at all by methods that keep none, in the whole process."""
+    max_len = checked(max_len)
     for method in compression.encoders():
         encoder, _ = compression.get_encoder(method)
         compression.register(encoder, partial(_decode, method=method, max_len=max_len), method)
+
+
+def checked(max_len):
+    """A limit that is one: decompressors take numbers below one for none."""
+    if max_len < 1:
+        raise ValueError(f"a limit of {max_len} bytes for bodies makes no sense")
+    return max_len
 
 
 def _decode(body, method, max_len):

@@ -11,7 +11,7 @@ from kombu.utils.json import dumps, loads
 
 from .. import _native
 from ..errors import FernetError, OpenError
-from .compression import MAX_BODY_LEN, decompress
+from .compression import MAX_BODY_LEN, checked, decompress
 from .replay import ProcessMemory
 
 logger = logging.getLogger("taskseal.celery")
@@ -55,7 +55,7 @@ class Sealing:
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age or 10 * 365 * 24 * 3600.0, **opener)
         self.lifetime = max_age + clock_skew
         self.broadcast_skew = broadcast_skew
-        self.max_body_len = max_body_len
+        self.max_body_len = checked(max_body_len)
         self.refused = refused
         self.dead_letter_queue = dead_letter_queue
         self.replay = ProcessMemory() if replay is None else replay

@@ -65,16 +65,15 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
     replay = conf.get("sealing_replay")
     if isinstance(replay, str):
         replay = RedisMemory(replay)
-    sealing = _sealing.Sealing(
-        PrivateKey(key if is_uri(key) else read(key), key_password).signer(
-            Certificate(read(cert)), digest, conf.get("sealing_salt", "digest")
-        ),
-        FSCertStore(store, reload_interval=interval).native,
-        [fernet(text) for text in encryption_keys or conf.get("sealing_encryption_keys") or ()],
-        digest=digest,
-        replay=replay,
-        **options,
+    signer = PrivateKey(key if is_uri(key) else read(key), key_password).signer(
+        Certificate(read(cert)), digest, conf.get("sealing_salt", "digest")
     )
+    trusted = FSCertStore(store, reload_interval=interval).native
+    fernets = [fernet(text) for text in encryption_keys or conf.get("sealing_encryption_keys") or ()]
+    try:
+        sealing = _sealing.Sealing(signer, trusted, fernets, digest=digest, replay=replay, **options)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"The settings sealing_... cannot be used: {error}") from error
     _sealing.use(sealing)
     # For results, which Celery decompresses with kombu's functions. Messages are decompressed by the transports.
     compression.limit(sealing.max_body_len)
