@@ -178,6 +178,14 @@ def test_a_worker_takes_nothing_that_is_not_sealed(tmp_path, token, broker, redi
         assert not results.exists("celery-task-meta-known-task", "celery-task-meta-unknown-task")
 
 
+def test_results_through_the_broker(tmp_path, token, broker, redis):
+    where = sealed(tmp_path, token, broker, redis)
+    where.environment["TEST_BACKEND"] = "rpc://"
+    with worker(where, *POOLS["prefork"], "-Q", "celery,second", "-E") as running:
+        client(where, "features.py", "simple", "chained", "grouped", "exception_as_result", "large_argument")
+    assert "refused:" not in running.log
+
+
 @pytest.mark.parametrize("kind", ["redis", "amqp"])
 def test_over_tls(tmp_path, token, redis, kind):
     """Broker and results over TLS, with certificates that are compared: one run of what Celery offers."""
