@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import redis as redis_py
 from celery import Celery
-from conftest import tls_files
+from conftest import command, tls_files
 from support.servers import rabbitmq_server, redis_server, wait_for
 from support.workers import Worker, client, place, worker
 
@@ -176,6 +176,17 @@ def test_a_worker_takes_nothing_that_is_not_sealed(tmp_path, token, broker, redi
         wait_for(lambda: running.log.count("reason=not-sealed") == 9, 30)
         assert len(where.witness) == 3 and running.process.poll() is None
         assert not results.exists("celery-task-meta-known-task", "celery-task-meta-unknown-task")
+
+
+def test_encryption_with_keys_on_a_token(tmp_path, token, flushed, redis):
+    """Signing and encryption on the token, in a worker that forks and replaces its children."""
+    uri = token.uri.replace("object=worker", "object=worker-fernet")
+    made = subprocess.run([command(), "fernet", "key", "generate", "--key", uri], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    where = sealed(tmp_path, token, f"sealed-redis://{redis}/0", redis, TEST_ENCRYPTION_KEYS=uri)
+    with worker(where, "-P", "prefork", "-c", "2", "--max-tasks-per-child", "3", "-Q", "celery,second", "-E") as running:
+        client(where, "features.py", "simple", "grouped", "chorded", "subtask", "exception_as_result", "inspect_ping", "events")
+    assert "refused:" not in running.log
 
 
 def test_results_through_the_broker(tmp_path, token, broker, redis):
