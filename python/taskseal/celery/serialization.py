@@ -88,8 +88,8 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
                   *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN):  # fmt: skip
     """Register security serializer.
 
-    From then on content that is not sealed is refused, and so are bodies of more than `max_body_len` bytes that are
-    compressed, which kombu decompresses before they are verified.
+    From then on content that is not sealed is refused, and so are compressed bodies that become more than `max_body_len`
+    bytes.
     """
     s = SecureSerializer(
         key and PrivateKey(key, password=key_password),
