@@ -7,6 +7,7 @@ use super::process::Deadline;
 use super::rv::Rv;
 use super::session::Login;
 use super::token::TokenInfo;
+use crate::error::ErrorClass;
 
 /// How far a signature has climbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,19 @@ impl Rung {
             Self::Session => "new session",
             Self::Login => "new login",
             Self::Reload => "new start of the module",
+        }
+    }
+
+    /// Where the next try is made after this one failed. A new start of the module meanwhile makes the failure say nothing of
+    /// the rung.
+    pub(super) fn after(self, error: &Error, started_meanwhile: bool) -> Self {
+        match self {
+            _ if started_meanwhile => Self::Session,
+            // Others hold what there is; to throw them out helps nobody.
+            _ if error.class() == ErrorClass::Busy => Self::Session,
+            Self::Kept => Self::Session,
+            Self::Session => Self::Login,
+            Self::Login | Self::Reload => Self::Reload,
         }
     }
 }

@@ -4,10 +4,10 @@
 //! 2. The token is looked for anew and logged in to, whatever the session says of logins.
 //! 3. The module is finalised and initialised, once for all who are at this rung. Then as at 2.
 //!
-//! The ladder goes by the [class](ErrorClass) of an error and by the step that failed, never by its text: seven modules
-//! had six answers to the same lost login, and a dead backend looks like a missing token or an empty one. What is wrong
-//! with a PIN, an argument or a policy does not climb. From the top rung a signature is tried until its deadline, with
-//! growing pauses. `C_Logout` and `C_CloseAllSessions` are never called: they would end other people's work.
+//! The ladder goes by the [class](crate::error::ErrorClass) of an error and by the step that failed, never by its text:
+//! seven modules had six answers to the same lost login, and a dead backend looks like a missing token or an empty one.
+//! What is wrong with a PIN, an argument or a policy does not climb. From the top rung a signature is tried until its
+//! deadline, with growing pauses. `C_Logout` and `C_CloseAllSessions` are never called: they would end other people's work.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,7 +25,6 @@ use super::process::{Deadline, block_sigpipe};
 use super::session::{Access, Login};
 use super::token::TokenInfo;
 use super::worker::{Bell, NoAnswer};
-use crate::error::ErrorClass;
 
 /// How much a key may use.
 #[derive(Debug, Clone, Copy)]
@@ -282,14 +281,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 return Err((rung, error));
             }
             let failed = rung;
-            rung = match rung {
-                _ if started_meanwhile => Rung::Session,
-                // Others hold what there is; to throw them out helps nobody.
-                _ if error.class() == ErrorClass::Busy => Rung::Session,
-                Rung::Kept => Rung::Session,
-                Rung::Session => Rung::Login,
-                Rung::Login | Rung::Reload => Rung::Reload,
-            };
+            rung = rung.after(&error, started_meanwhile);
             let first = tries == 2;
             if deadline.has_passed() || (!first && !pause.sleep(next_start, deadline)) {
                 return Err((failed, error));
