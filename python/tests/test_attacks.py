@@ -164,7 +164,7 @@ def test_a_certificate_that_expires_while_a_consumer_runs(stored, alice):
         publish(theirs, ["too late"])
         queue = tasks()(connection.default_channel)
         queue.declare()
-        message = queue.get(accept=["json"])
+        message = wait_for(lambda: queue.get(accept=["json"]), 10)
         assert message.payload == ["in time"]
         message.ack()
         time.sleep(max(0, short.native.not_after - time.time()) + 0.1)
@@ -335,7 +335,8 @@ def test_hostile_messages_over_amqp(rabbitmq, alice):
         for _ in range(3):
             send(stolen.body)
         publish(connection, ["good"])
-        assert [message.payload for message in consume(connection, enough=2)] == [BODY, ["good"]]
+        # From two connections they come in any order.
+        assert sorted([message.payload for message in consume(connection)], key=str) == [["good"], BODY]
         assert sum(sealing.refusals.values()) == 3 * len(bodies) + 2 and sealing.refusals["replayed"] == 2
         # Nothing is left that would be delivered again.
         assert channel.basic_get("tasks") is None

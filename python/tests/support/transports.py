@@ -86,6 +86,9 @@ def consume(connection, queue=None, *, no_ack=False, timeout=1.0, ack=True, enou
     # A consumer that does not keep its messages has a connection of its own: a former one may still wait for queues that
     # nobody consumes any more.
     own = connection.clone() if ack else connection
+    if own.transport.driver_type == "amqp":
+        # What another connection sent may be on its way.
+        timeout = max(timeout, 0.7)
     with own.Consumer([queue or tasks()], on_message=on_message, no_ack=no_ack, accept=["json"]):
         while len(got) < enough and time.monotonic() < end:
             try:
