@@ -1,7 +1,8 @@
 //! [`Worker`]: a thread that makes the calls of one session, so that its caller can stop waiting.
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -149,13 +150,15 @@ impl<S: Default + Send + 'static> Worker<S> {
         });
         let until = deadline.at() + Self::GRACE;
         let quick = self.quick.load(Ordering::Relaxed);
+        let awake = if quick { Awake::new() } else { None };
         self.desk.answered.store(false, Ordering::Relaxed);
-        self.desk.awake.store(quick, Ordering::Relaxed);
+        self.desk.awake.store(awake.is_some(), Ordering::Relaxed);
         let posted = Instant::now();
         self.desk.post(lock(&self.desk.stage), Stage::Job(job));
-        if quick {
+        if awake.is_some() {
             ask_for(QUICK, &self.desk.answered);
             self.desk.awake.store(false, Ordering::Relaxed);
+            drop(awake);
         }
         let mut stage = lock(&self.desk.stage);
         let mut rung = false;
@@ -270,6 +273,39 @@ impl<S> Desk<S> {
         }
     }
 }
+
+/// A caller that stays awake. There are half as many at a time as there are processors, one at least: however many wait,
+/// most of the machine is left to those who work.
+struct Awake(());
+
+impl Awake {
+    fn new() -> Option<Self> {
+        let others = AWAKE.fetch_add(1, Ordering::Relaxed);
+        let awake = Self(());
+        (others < Self::most()).then_some(awake)
+    }
+
+    fn most() -> usize {
+        // No lock, which a child could inherit while it is held.
+        static MOST: AtomicUsize = AtomicUsize::new(0);
+        let known = MOST.load(Ordering::Relaxed);
+        if known > 0 {
+            return known;
+        }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let most = processors.div_ceil(2);
+        MOST.store(most, Ordering::Relaxed);
+        most
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        AWAKE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
 
 /// Waits for `news`, awake, for so long at most.
 fn ask_for(time: Duration, news: &AtomicBool) {
