@@ -1,4 +1,4 @@
-//! [`Bound`]: a payload together with what it is, what it is for, when it was sealed, and a number of its own.
+//! Bound content: a payload together with what it is, what it is for, when it was sealed, and a number of its own.
 //!
 //! This, and not the bare payload, is what a whole message's signature covers. `docs/wire-format.md` shows every byte:
 //!
