@@ -38,14 +38,18 @@ pub(crate) fn install() {
     let _ = tracing::subscriber::set_global_default(Queue);
 }
 
-/// Keeps the queue for a fork, so that the child does not find it locked by a thread that it does not have.
-pub(crate) fn hold() {
-    HELD.with(|held| *held.borrow_mut() = Some(waiting()));
+/// Keeps the queue for a fork, so that the child does not find it locked by a thread that it does not have. The GIL must
+/// not be given up before [`release`]: whoever got it would wait here for the queue, and nobody could end that.
+#[cfg(unix)]
+pub(crate) extern "C" fn hold() {
+    // Where a thread ends there is nothing to keep it in.
+    let _ = HELD.try_with(|held| *held.borrow_mut() = Some(waiting()));
 }
 
 /// Ends [`hold`], in parent and child.
-pub(crate) fn release() {
-    HELD.with(|held| *held.borrow_mut() = None);
+#[cfg(unix)]
+pub(crate) extern "C" fn release() {
+    let _ = HELD.try_with(|held| *held.borrow_mut() = None);
 }
 
 /// Runs `work` and drops what this thread says meanwhile.
@@ -60,6 +64,7 @@ thread_local! {
     /// Whether what this thread says is dropped.
     static QUIET: Cell<bool> = const { Cell::new(false) };
     /// The queue's lock while its thread forks.
+    #[cfg(unix)]
     static HELD: RefCell<Option<MutexGuard<'static, VecDeque<Line>>>> = const { RefCell::new(None) };
 }
 

@@ -27,10 +27,14 @@ def strict(tmp_path_factory, token):
     return token.uri.replace(token.module, str(library)), environment
 
 
-def run(strict, program, alice):
+def run(strict, program, alice, before=""):
+    """Runs it in a process of its own, after `before` and the import of taskseal."""
     uri, environment = strict
+    imports = """
+        import logging, os, sys, threading, time
+    """
     setup = f"""
-        import os, sys, threading, taskseal
+        import taskseal
         certificate = taskseal.Certificate({alice.pem!r})
         signer = taskseal.Signer.from_uri({uri!r}, certificate)
         def sign():
@@ -49,7 +53,7 @@ def run(strict, program, alice):
             assert os.waitpid(pid, 0)[1] == 0
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(program)],
+        [sys.executable, "-c", "".join(map(textwrap.dedent, [imports, before, setup, program]))],
         env=environment, capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -88,26 +92,43 @@ def test_children_sign_whether_or_not_the_parent_did(strict, alice):
     """, alice)  # fmt: skip
 
 
+WHILE_THREADS_SIGN = """
+    stop = threading.Event()
+    failed = []
+    def work():
+        try:
+            while not stop.is_set():
+                sign()
+        except Exception as error:
+            failed.append(error)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(10):
+        wait(child(sign))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+"""
+
+
 def test_forks_while_threads_sign(strict, alice):
-    run(strict, """
-        stop = threading.Event()
-        failed = []
-        def work():
-            try:
-                while not stop.is_set():
-                    sign()
-            except Exception as error:
-                failed.append(error)
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for _ in range(10):
-            wait(child(sign))
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert not failed, failed
-    """, alice)  # fmt: skip
+    run(strict, WHILE_THREADS_SIGN, alice)
+
+
+def test_other_hooks_give_the_gil_away_before_a_fork(strict, alice):
+    """Hooks that are registered earlier are called later: between taskseal's and the fork, others sign and log."""
+    run(strict, WHILE_THREADS_SIGN + """
+    assert lines
+    """, alice, before="""
+        lines = []
+        class Handler(logging.Handler):
+            def emit(self, record):
+                lines.append(record)
+        logging.basicConfig(level=logging.DEBUG, handlers=[Handler()])
+        os.register_at_fork(before=lambda: time.sleep(0.02))
+    """)  # fmt: skip
 
 
 def test_software_keys_fernet_and_stores_after_a_fork(strict, alice, tmp_path):
