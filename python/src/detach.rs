@@ -96,7 +96,10 @@ fn watch_queue() {
         )
     };
     if failed != 0 {
-        tracing::warn!(error = failed, "a fork may leave the log of the child locked");
+        tracing::warn!(
+            error = failed,
+            "a fork may leave the log of the child locked"
+        );
     }
 }
 
