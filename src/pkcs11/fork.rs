@@ -1,4 +1,4 @@
-//! No fork while a call is in a module.
+//! No fork while a call is in a module, and no end of the process.
 //!
 //! A fork copies memory in whatever state it is. If another thread is inside a module at that moment, a lock of the module
 //! may be held in the child for ever: a child of a SoftHSM process that was signing hung in its first call. So a fork waits
@@ -7,6 +7,10 @@
 //! The end of a thread that made calls is one more call: libraries clean up after their threads, under locks of theirs.
 //! On a busy machine one child in eighty hung in its first call when its parent had just dropped a key on SoftHSM: OpenSSL
 //! keeps a list of threads.
+//!
+//! A process that ends calls the destructors of its libraries while other threads go on: one in forty Python programs with
+//! threads that were signing on SoftHSM ended with a segmentation fault. So the end waits for the calls in progress as well,
+//! and no new ones begin.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +24,7 @@ static FORKS: AtomicUsize = AtomicUsize::new(0);
 #[cfg(unix)]
 static LAST: AtomicUsize = AtomicUsize::new(0);
 
-/// How long a fork waits: a call that hangs must not stop it.
+/// How long a fork or the end waits: a call that hangs must not stop them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A call that a fork waits for.
@@ -126,6 +130,19 @@ pub(crate) fn watch() {
     }
 }
 
+/// Makes the end of the process wait, before whatever libraries have registered for it until now.
+pub(crate) fn watch_end() {
+    // SAFETY: the function takes no lock and allocates nothing.
+    #[cfg(unix)]
+    #[allow(unsafe_code)]
+    let failed = unsafe { libc::atexit(before) };
+    #[cfg(unix)]
+    if failed != 0 {
+        tracing::warn!("the end of the process does not wait for calls in a module");
+    }
+}
+
+/// Before a fork, or before the end: then nothing undoes it, and calls that want to begin wait until all is over.
 #[cfg(unix)]
 extern "C" fn before() {
     FORKS.fetch_add(1, Ordering::SeqCst);

@@ -21,7 +21,7 @@ use self::calls::GuardedSession;
 use self::instance::{Instance, Others, Outcome};
 use super::builder::Builder;
 use super::error::Error;
-use super::fork::{Call, watch};
+use super::fork::{Call, watch, watch_end};
 use super::health::count_reload;
 use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
 use super::process::{Apart, Deadline, PerProcess};
@@ -374,6 +374,10 @@ impl Guard {
             }
             Err(call) => return Err(self.load_error(&call)),
         };
+        if self.epoch() == 0 {
+            // Only now: libraries register for the end when they are loaded, or with their first call.
+            watch_end();
+        }
         let mut state = self.state();
         state.running = true;
         state.ours = ours;
