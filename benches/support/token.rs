@@ -216,12 +216,14 @@ pub struct BareFernet {
     session: BareSession,
     encrypting: CK_OBJECT_HANDLE,
     signing: CK_OBJECT_HANDLE,
+    /// Whether the token is asked for the length of each answer first, as the crate `cryptoki` does.
+    asks: bool,
 }
 
 #[allow(unsafe_code)]
 impl BareFernet {
     /// Finds the keys that [`Token::fernet`] made.
-    pub fn new(token: &Token) -> Self {
+    pub fn new(token: &Token, asks: bool) -> Self {
         let session = token.bare();
         let (functions, number) = (session.functions, session.session);
         // SAFETY: as in `BareSession::open`.
@@ -231,6 +233,7 @@ impl BareFernet {
             session,
             encrypting,
             signing,
+            asks,
         }
     }
 
@@ -250,10 +253,12 @@ impl BareFernet {
             assert_eq!(init(session, &mut cipher, self.encrypting), CKR_OK);
             let encrypt = functions.C_Encrypt.unwrap();
             let (from, to) = (blocks.as_mut_ptr(), out.as_mut_ptr());
-            assert_eq!(
-                encrypt(session, from, blocks.len() as u64, to, &mut len),
-                CKR_OK
-            );
+            let blocks_len = blocks.len() as u64;
+            if self.asks {
+                let asked = encrypt(session, from, blocks_len, ptr::null_mut(), &mut len);
+                assert_eq!(asked, CKR_OK);
+            }
+            assert_eq!(encrypt(session, from, blocks_len, to, &mut len), CKR_OK);
             assert_eq!(len, blocks.len() as u64);
         }
     }
@@ -274,10 +279,12 @@ impl BareFernet {
             assert_eq!(init(session, &mut hmac, self.signing), CKR_OK);
             let sign = functions.C_Sign.unwrap();
             let (from, to) = (message.as_mut_ptr(), tag.as_mut_ptr());
-            assert_eq!(
-                sign(session, from, message.len() as u64, to, &mut tag_len),
-                CKR_OK
-            );
+            let message_len = message.len() as u64;
+            if self.asks {
+                let asked = sign(session, from, message_len, ptr::null_mut(), &mut tag_len);
+                assert_eq!(asked, CKR_OK);
+            }
+            assert_eq!(sign(session, from, message_len, to, &mut tag_len), CKR_OK);
             assert_eq!(tag_len, 32);
         }
     }

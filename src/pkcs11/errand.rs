@@ -58,9 +58,10 @@ impl Builder {
     ) -> Result<T, Error> {
         let deadline = Deadline::after(within);
         let connection = Arc::new(Connection::<()>::new(&self.place, self.options.limits)?);
-        let theirs = connection.clone();
+        let (theirs, mut work) = (connection.clone(), Some(work));
         connection.run(deadline, move |_, _| {
             theirs.unclog(deadline)?;
+            let work = work.take().ok_or(Error::Panicked)?;
             work(theirs.guard(), deadline)
         })
     }

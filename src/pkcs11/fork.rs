@@ -15,10 +15,12 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::process::Apart;
+
 /// Calls in any module of this process.
-static INSIDE: AtomicUsize = AtomicUsize::new(0);
+static INSIDE: Apart<AtomicUsize> = Apart(AtomicUsize::new(0));
 /// Forks in progress.
-static FORKS: AtomicUsize = AtomicUsize::new(0);
+static FORKS: Apart<AtomicUsize> = Apart(AtomicUsize::new(0));
 
 /// The key of [`Ending`], by one more than its number; 0 before [`watch`].
 #[cfg(unix)]
@@ -34,12 +36,12 @@ impl Call {
     /// Waits for forks in progress.
     pub(crate) fn begin() -> Self {
         loop {
-            INSIDE.fetch_add(1, Ordering::SeqCst);
+            INSIDE.0.fetch_add(1, Ordering::SeqCst);
             // After the counting: a fork looks at the count after it has said that it comes.
-            if FORKS.load(Ordering::SeqCst) == 0 {
+            if FORKS.0.load(Ordering::SeqCst) == 0 {
                 return Self(());
             }
-            INSIDE.fetch_sub(1, Ordering::SeqCst);
+            INSIDE.0.fetch_sub(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_micros(50));
         }
     }
@@ -47,7 +49,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        INSIDE.fetch_sub(1, Ordering::SeqCst);
+        INSIDE.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -145,21 +147,21 @@ pub(crate) fn watch_end() {
 /// Before a fork, or before the end: then nothing undoes it, and calls that want to begin wait until all is over.
 #[cfg(unix)]
 extern "C" fn before() {
-    FORKS.fetch_add(1, Ordering::SeqCst);
+    FORKS.0.fetch_add(1, Ordering::SeqCst);
     let start = Instant::now();
-    while INSIDE.load(Ordering::SeqCst) > 0 && start.elapsed() < PATIENCE {
+    while INSIDE.0.load(Ordering::SeqCst) > 0 && start.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_micros(50));
     }
 }
 
 #[cfg(unix)]
 extern "C" fn in_parent() {
-    FORKS.fetch_sub(1, Ordering::SeqCst);
+    FORKS.0.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// The threads that were inside, or waited, are not in the child.
 #[cfg(unix)]
 extern "C" fn in_child() {
-    INSIDE.store(0, Ordering::SeqCst);
-    FORKS.store(0, Ordering::SeqCst);
+    INSIDE.0.store(0, Ordering::SeqCst);
+    FORKS.0.store(0, Ordering::SeqCst);
 }

@@ -24,7 +24,7 @@ use super::error::Error;
 use super::fork::{Call, watch, watch_end};
 use super::health::count_reload;
 use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
-use super::process::{Apart, Deadline, PerProcess};
+use super::process::{Apart, Deadline, PerProcess, ProcessId};
 use super::rv::Rv;
 
 /// A module of this process. Cheap to clone.
@@ -34,7 +34,7 @@ pub(crate) struct Guard(Arc<Shared>);
 struct Shared {
     /// The first instance: what the module is known by.
     module: Arc<dyn Module>,
-    pid: u32,
+    process: ProcessId,
     /// An ancestor of this process used modules, perhaps this one.
     forked: bool,
     /// Counts the starts.
@@ -208,7 +208,7 @@ impl Guard {
             instance: Apart(RwLock::new(Arc::new(instance))),
             stuck,
             module,
-            pid: std::process::id(),
+            process: ProcessId::this(),
             forked,
             epoch: AtomicU64::new(0),
             others: Mutex::default(),
@@ -267,7 +267,7 @@ impl Guard {
 
     /// Initialises the module, unless that is done.
     pub(crate) fn start(&self, rules: &Rules, deadline: Deadline) -> Result<(), Error> {
-        if self.0.pid != std::process::id() {
+        if !self.0.process.is_this() {
             return Err(self.load_error(&not_initialized("C_Initialize")));
         }
         // Not only a short cut: while somebody waits for the calls inside to end, the module counts as running.
@@ -519,7 +519,7 @@ impl Guard {
 
     /// Refuses calls of a forked child.
     fn check_process(&self, function: &'static str) -> Result<(), CallError> {
-        if self.0.pid != std::process::id() {
+        if !self.0.process.is_this() {
             return Err(not_initialized(function));
         }
         Ok(())
@@ -562,7 +562,7 @@ impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("module", &self.0.module)
-            .field("pid", &self.0.pid)
+            .field("process", &self.0.process)
             .field("epoch", &self.epoch())
             .finish_non_exhaustive()
     }

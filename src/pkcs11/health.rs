@@ -130,16 +130,21 @@ const CLASSES: [ErrorClass; 7] = [
 /// Where a key counts. Nothing here is waited for by a signature that works.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    /// By the caller; the times are counted by the thread that makes the calls.
-    signatures: Apart<AtomicU64>,
+    /// For callers; the times are counted by the thread that makes the calls.
+    callers: Apart<Signed>,
     session_waits: AtomicU64,
     retries: AtomicU64,
     failures: [AtomicU64; CLASSES.len()],
     times: [AtomicU64; Histogram::BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
-    /// Whether `trouble` holds something.
-    troubled: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Debug, Default)]
+struct Signed {
+    signatures: AtomicU64,
+    /// Whether there is trouble to forget with the next one.
+    troubled: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -153,10 +158,14 @@ struct Trouble {
 impl Record {
     /// A signature was handed out.
     pub(crate) fn signed(&self) {
-        self.signatures.0.fetch_add(1, Ordering::Relaxed);
+        let Signed {
+            signatures,
+            troubled,
+        } = &self.callers.0;
+        signatures.fetch_add(1, Ordering::Relaxed);
         emit::signed();
-        if self.troubled.load(Ordering::Relaxed) {
-            self.troubled.store(false, Ordering::Relaxed);
+        if troubled.load(Ordering::Relaxed) {
+            troubled.store(false, Ordering::Relaxed);
             *lock(&self.trouble) = None;
         }
     }
@@ -222,7 +231,7 @@ impl Record {
     pub(crate) fn statistics(&self, reloads: u64, stuck_calls: usize) -> Statistics {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Statistics {
-            signatures: load(&self.signatures.0),
+            signatures: load(&self.callers.0.signatures),
             reloads,
             session_waits: load(&self.session_waits),
             stuck_calls,
@@ -247,7 +256,7 @@ impl Record {
             next,
             lasting,
         });
-        self.troubled.store(true, Ordering::Relaxed);
+        self.callers.0.troubled.store(true, Ordering::Relaxed);
     }
 }
 

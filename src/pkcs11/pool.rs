@@ -74,7 +74,7 @@ impl<H: Send + 'static> Pool<H> {
 
     /// Takes a worker: an idle one, a new one, or the next that is given back in time; and whether it had to wait.
     pub(crate) fn lease(&self, deadline: Deadline) -> Result<(Lease<'_, H>, bool), NoWorker> {
-        let deadline = deadline.within(self.wait);
+        let mut within = None;
         let mut waited = false;
         let mut state = lock(&self.state);
         loop {
@@ -89,6 +89,7 @@ impl<H: Send + 'static> Pool<H> {
                 state.open += 1;
                 return Ok((self.lend(worker), waited));
             }
+            let deadline = *within.get_or_insert_with(|| deadline.within(self.wait));
             let left = deadline.left();
             if left.is_zero() {
                 return Err(NoWorker::Busy);
@@ -154,7 +155,7 @@ impl<H: Send + 'static> Lease<'_, H> {
         mut self,
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
-        job: impl FnOnce(&mut Line<H>, &dyn Bell) -> T + Send + 'static,
+        job: impl FnMut(&mut Line<H>, &dyn Bell) -> T + Send + 'static,
     ) -> Result<T, NoAnswer> {
         let Some(worker) = &self.worker else {
             return Err(NoAnswer::NotBegun);

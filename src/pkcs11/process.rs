@@ -1,10 +1,13 @@
 //! State that belongs to one process, and deadlines.
 
+mod id;
+
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::id::ProcessId;
 use super::module::lock;
 
 /// A value of which each process has its own.
@@ -13,15 +16,13 @@ use super::module::lock;
 /// have, and behind which there are sessions that are the parent's. So the child makes a new value with its first use
 /// and never looks at the inherited one again: it is neither locked nor dropped, but leaked.
 ///
-/// A process is known by its id. An id that is given out again to a descendant which forked from a process that never
-/// used the value would be mistaken for its ancestor; that takes a full round of process ids between two forks.
 pub(crate) struct PerProcess<T> {
     current: AtomicPtr<Stamped<T>>,
     owns: PhantomData<T>,
 }
 
 struct Stamped<T> {
-    pid: u32,
+    process: ProcessId,
     value: T,
 }
 
@@ -37,7 +38,7 @@ impl<T: Send + Sync> PerProcess<T> {
     /// This process's value.
     pub(crate) fn get(&self) -> Option<&T> {
         let stamped = self.current()?;
-        (stamped.pid == std::process::id()).then_some(&stamped.value)
+        stamped.process.is_this().then_some(&stamped.value)
     }
 
     /// This process's value, made if there is none. `make` is told whether an ancestor had one.
@@ -49,7 +50,7 @@ impl<T: Send + Sync> PerProcess<T> {
         }
         let old = self.current.load(Ordering::Acquire);
         let made = Box::into_raw(Box::new(Stamped {
-            pid: std::process::id(),
+            process: ProcessId::this(),
             value: make(!old.is_null())?,
         }));
         let swapped = self
@@ -94,7 +95,7 @@ impl<T> Drop for PerProcess<T> {
     fn drop(&mut self) {
         let own = self
             .current()
-            .is_some_and(|stamped| stamped.pid == std::process::id());
+            .is_some_and(|stamped| stamped.process.is_this());
         if own {
             // SAFETY: it came from a box, and `self` is not borrowed any more.
             #[allow(unsafe_code)]

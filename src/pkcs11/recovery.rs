@@ -21,7 +21,7 @@ use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
-use super::process::{Deadline, block_sigpipe};
+use super::process::{Apart, Deadline, block_sigpipe};
 use super::session::{Access, Login};
 use super::token::TokenInfo;
 use super::worker::{Bell, NoAnswer};
@@ -61,7 +61,8 @@ pub(crate) struct Target<F> {
 pub(crate) struct Connection<H: Send + 'static> {
     guard: Guard,
     rules: Rules,
-    pool: Pool<H>,
+    /// Used by callers; the rest by the threads that make calls.
+    pool: Apart<Pool<H>>,
     limits: Limits,
     /// The token as it was found last.
     access: Mutex<Option<Arc<Access>>>,
@@ -75,7 +76,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         Ok(Self {
             guard: place.guard()?,
             rules: place.rules,
-            pool: Pool::new(limits.max_sessions, limits.session_wait),
+            pool: Apart(Pool::new(limits.max_sessions, limits.session_wait)),
             limits,
             access: Mutex::default(),
             record: Record::default(),
@@ -96,7 +97,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
     pub(crate) fn run<T, E>(
         &self,
         deadline: Deadline,
-        job: impl FnOnce(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
+        mut job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>
     where
         T: Send + 'static,
@@ -105,11 +106,11 @@ impl<H: Copy + Send + 'static> Connection<H> {
         if self.guard.is_clogged(self.limits.max_stuck, &self.rules) {
             return Err(self.stuck().into());
         }
-        let (lease, waited) = self.pool.lease(deadline).map_err(|reason| match reason {
+        let (lease, waited) = self.pool.0.lease(deadline).map_err(|reason| match reason {
             NoWorker::Busy => Error::Busy {
                 on: self.name(),
                 waited: deadline.waited(),
-                sessions: self.pool.max(),
+                sessions: self.pool.0.max(),
             },
             NoWorker::Closed => Error::Closed,
             NoWorker::Thread(error) => Error::Thread { reason: error },
@@ -164,7 +165,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
 
     /// Ends the workers; whether all sessions were closed in time.
     pub(crate) fn close(&self, deadline: Deadline) -> bool {
-        self.pool.close(deadline)
+        self.pool.0.close(deadline)
     }
 
     /// Tries until it works, the error is none that passes, or the deadline.

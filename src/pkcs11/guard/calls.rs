@@ -110,7 +110,7 @@ impl GuardedSession {
         let Some(session) = self.session.take() else {
             return Ok(());
         };
-        if self.guard.0.pid != std::process::id() {
+        if !self.guard.0.process.is_this() {
             // The parent's. Closing it here would break it there (measured on a TPM), and its locks may be held.
             std::mem::forget(session);
             return Ok(());
