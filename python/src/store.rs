@@ -158,20 +158,9 @@ impl CertStore {
 
     /// Reads the files again, at once. When anything is wrong, the old set stays.
     fn reload(&self, py: Python<'_>) -> PyResult<()> {
-        let mut state = self.lock();
-        let Some(files) = &mut state.files else {
-            return Err(configuration(
-                "a store in memory has nothing to be read again",
-            ));
-        };
-        let stamp = Stamp::of(&files.path).ok();
-        let read = files.options.open(&files.path);
+        let read = self.read_again();
         logging::flush(py);
-        let read = read.map_err(|error| error.into_py_err())?;
-        files.looked = Instant::now();
-        files.stamp = stamp;
-        state.set = Arc::new(Set::new(taskseal::CertStore::certificates(&read)));
-        Ok(())
+        read
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -203,6 +192,24 @@ impl CertStore {
         }
     }
 
+    fn read_again(&self) -> PyResult<()> {
+        let mut state = self.lock();
+        let Some(files) = &mut state.files else {
+            return Err(configuration(
+                "a store in memory has nothing to be read again",
+            ));
+        };
+        let stamp = Stamp::of(&files.path).ok();
+        let read = files.options.open(&files.path);
+        let read = read.map_err(|error| error.into_py_err())?;
+        files.looked = Instant::now();
+        files.stamp = stamp;
+        state.set = Arc::new(Set::new(taskseal::CertStore::certificates(&read)));
+        Ok(())
+    }
+
+    /// No Python code may run before the lock is given back (as handlers of `logging` would): it may give the GIL to a
+    /// thread that then waits here with it, or come here itself.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

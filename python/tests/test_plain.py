@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -182,6 +184,23 @@ def test_a_directory_is_read_again_when_it_changes(alice, bob, tmp_path, caplog)
     assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
     tmp_path.rmdir()
     assert len(store) == 0
+
+
+def test_a_handler_of_logging_may_ask_the_store(alice, tmp_path):
+    """While the store logs, no lock of it is held: other threads may come then, with the GIL."""
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    program = """
+        import logging, sys, taskseal
+        store = taskseal.CertStore.open(sys.argv[1], reload_interval=0)
+        seen = []
+        class Handler(logging.Handler):
+            def emit(self, record):
+                seen.append(len(store))
+        logging.basicConfig(level=logging.INFO, handlers=[Handler()])
+        store.reload()
+        assert seen == [1], seen
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program), tmp_path], check=True, timeout=30)
 
 
 def test_a_key_on_a_token(token):
