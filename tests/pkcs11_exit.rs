@@ -29,7 +29,8 @@ static HANG: AtomicBool = AtomicBool::new(false);
 /// One of them has not.
 static HANGS: AtomicBool = AtomicBool::new(false);
 
-/// A module whose signatures take a while.
+/// A module whose signatures take a while. Not one with `Faults`: that stands before a guard, whose calls would wait for the end
+/// while the end waits for those of the guard before it.
 #[derive(Debug)]
 struct Slow;
 

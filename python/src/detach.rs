@@ -5,7 +5,7 @@
 //! waits for the work in progress, and new work waits for the fork. Calls in a PKCS#11 module, which may take long, are
 //! guarded by the library itself as well.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -64,7 +64,6 @@ impl Drop for Inside {
 /// Makes forks of this interpreter wait. Between these functions and the fork there is other Python code, and so the GIL
 /// may go to other threads: what they begin then waits, and what they do with the GIL held is over when the fork has it.
 pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
-    watch_queue();
     // Not on Windows, which has no fork.
     let Ok(register) = py.import("os")?.getattr("register_at_fork") else {
         return Ok(());
@@ -77,34 +76,6 @@ pub(crate) fn watch_forks(py: Python<'_>) -> PyResult<()> {
     register.call((), Some(&hooks))?;
     Ok(())
 }
-
-/// Keeps the queue of log lines for the fork itself, and for no longer.
-#[cfg(unix)]
-fn watch_queue() {
-    static WATCHED: AtomicBool = AtomicBool::new(false);
-    if WATCHED.swap(true, Ordering::SeqCst) {
-        return;
-    }
-    // SAFETY: the functions may run around a fork, in whatever thread: the lock that they take is held for moments only,
-    // by threads that wait for nothing meanwhile.
-    #[allow(unsafe_code)]
-    let failed = unsafe {
-        libc::pthread_atfork(
-            Some(logging::hold),
-            Some(logging::release),
-            Some(logging::release),
-        )
-    };
-    if failed != 0 {
-        tracing::warn!(
-            error = failed,
-            "a fork may leave the log of the child locked"
-        );
-    }
-}
-
-#[cfg(not(unix))]
-const fn watch_queue() {}
 
 fn before() {
     FORKS.fetch_add(1, Ordering::SeqCst);

@@ -35,20 +35,40 @@ struct Line {
 /// Makes this the place where `tracing` events of the library go.
 pub(crate) fn install() {
     // It fails in a second interpreter of this process: then the first one logs.
-    let _ = tracing::subscriber::set_global_default(Queue);
+    if tracing::subscriber::set_global_default(Queue).is_ok() {
+        watch_forks();
+    }
 }
+
+/// Keeps the queue for the fork itself, and for no longer.
+#[cfg(unix)]
+fn watch_forks() {
+    // SAFETY: the functions may run around a fork, in whatever thread: the lock that they take is held for moments only,
+    // by threads that wait for nothing meanwhile.
+    #[allow(unsafe_code)]
+    let failed = unsafe { libc::pthread_atfork(Some(hold), Some(release), Some(release)) };
+    if failed != 0 {
+        tracing::warn!(
+            error = failed,
+            "a fork may leave the log of the child locked"
+        );
+    }
+}
+
+#[cfg(not(unix))]
+const fn watch_forks() {}
 
 /// Keeps the queue for a fork, so that the child does not find it locked by a thread that it does not have. The GIL must
 /// not be given up before [`release`]: whoever got it would wait here for the queue, and nobody could end that.
 #[cfg(unix)]
-pub(crate) extern "C" fn hold() {
+extern "C" fn hold() {
     // Where a thread ends there is nothing to keep it in.
     let _ = HELD.try_with(|held| *held.borrow_mut() = Some(waiting()));
 }
 
 /// Ends [`hold`], in parent and child.
 #[cfg(unix)]
-pub(crate) extern "C" fn release() {
+extern "C" fn release() {
     let _ = HELD.try_with(|held| *held.borrow_mut() = None);
 }
 
