@@ -12,17 +12,19 @@
 //! Where the keys are is the matter of a [`FernetKeys`]; [`software::SoftwareKeys`] has them in memory.
 
 pub mod body;
+mod many;
 #[cfg(feature = "software")]
 pub mod software;
+mod token;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{constant_time, rand};
 use zeroize::Zeroize as _;
 
-use crate::base64::{decode_url, encode_url};
+pub use self::token::Token;
 use crate::error::ErrorClass;
 
 /// The two keys of Fernet, wherever they are.
@@ -78,6 +80,92 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
         tags_match(&self.mac(token)?, tag)?;
         self.decrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())
     }
+
+    /// As [`seal`](Self::seal) for one token after the other, each of which goes to `done` in its turn. For keys that do
+    /// many in one go; these may take some from `tokens` before the earlier ones are done.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used; what went to `done` before is sealed.
+    fn seal_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        for mut token in tokens {
+            token.seal_with(|iv, bytes, header| self.seal(iv, bytes, header))?;
+            done(token);
+        }
+        Ok(())
+    }
+
+    /// As [`open`](Self::open) for one token after the other, each of which goes to `done` in its turn: those that are
+    /// refused as they were, so that [`Token::is_open`] tells which these are.
+    ///
+    /// # Errors
+    /// [`FernetError::Keys`] when the keys cannot be used; what went to `done` before is opened or refused.
+    fn open_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        for mut token in tokens {
+            match token.open_with(|iv, bytes, header, tag| self.open(iv, bytes, header, tag)) {
+                Ok(()) | Err(FernetError::Refused) => done(token),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keys that somebody else holds as well, to ask them how they are.
+impl<K: FernetKeys + ?Sized> FernetKeys for Arc<K> {
+    fn mac(&self, message: &[u8]) -> Result<[u8; 32], FernetError> {
+        (**self).mac(message)
+    }
+
+    fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
+        (**self).encrypt_blocks(iv, blocks)
+    }
+
+    fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
+        (**self).decrypt_blocks(iv, blocks)
+    }
+
+    fn seal(
+        &self,
+        iv: [u8; 16],
+        token: &mut Vec<u8>,
+        header: usize,
+    ) -> Result<[u8; 32], FernetError> {
+        (**self).seal(iv, token, header)
+    }
+
+    fn open(
+        &self,
+        iv: [u8; 16],
+        token: &mut Vec<u8>,
+        header: usize,
+        tag: &[u8; 32],
+    ) -> Result<(), FernetError> {
+        (**self).open(iv, token, header, tag)
+    }
+
+    fn seal_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        (**self).seal_all(tokens, done)
+    }
+
+    fn open_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        (**self).open_all(tokens, done)
+    }
 }
 
 /// Compares two tags in constant time.
@@ -87,15 +175,6 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
 pub fn tags_match(ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(), FernetError> {
     constant_time::verify_slices_are_equal(ours, theirs).map_err(|_| FernetError::Refused)
 }
-
-/// Version, time and IV: what stands before the ciphertext, in bytes.
-const HEADER: usize = 1 + 8 + 16;
-/// The tag, in bytes.
-const TAG: usize = 32;
-/// A block of AES, in bytes.
-const BLOCK: usize = 16;
-/// The one version there is.
-const VERSION: u8 = 0x80;
 
 /// Encrypts and decrypts with one pair of keys. Cheap to clone.
 ///
@@ -160,28 +239,9 @@ impl Fernet {
         at: SystemTime,
         iv: [u8; 16],
     ) -> Result<String, FernetError> {
-        // A clock before 1970 has no Fernet time; such a token would be refused as too old anyway.
-        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let padding = BLOCK - data.len() % BLOCK;
-        let len = HEADER + data.len() + padding + TAG;
-        if len.div_ceil(3).saturating_mul(4) > Self::MAX_TOKEN_LEN {
-            return Err(FernetError::TooLarge { len: data.len() });
-        }
-        let mut token = Vec::with_capacity(len);
-        token.push(VERSION);
-        token.extend_from_slice(&seconds.to_be_bytes());
-        token.extend_from_slice(&iv);
-        token.extend_from_slice(data);
-        token.extend(std::iter::repeat_n(
-            u8::try_from(padding).unwrap_or_default(),
-            padding,
-        ));
-        let tag = self
-            .keys
-            .seal(iv, &mut token, HEADER)
-            .inspect_err(|_| token.zeroize())?;
-        token.extend_from_slice(&tag);
-        Ok(encode_url(&token))
+        let mut token = Token::new(data, at, iv)?;
+        token.seal_with(|iv, bytes, header| self.keys.seal(iv, bytes, header))?;
+        Ok(token.into_text())
     }
 
     /// Decrypts a token. With a time to live it is refused when it is older than that, or from more than
@@ -214,21 +274,13 @@ impl Fernet {
     /// As for [`decrypt`](Self::decrypt).
     pub fn timestamp(&self, token: &[u8]) -> Result<SystemTime, FernetError> {
         let token = Token::parse(token)?;
-        self.check(&token)?;
+        tags_match(&self.keys.mac(&token.signed)?, &token.tag)?;
         token.time().ok_or(FernetError::Refused)
-    }
-
-    /// Verifies the tag.
-    fn check(&self, token: &Token) -> Result<(), FernetError> {
-        tags_match(&self.keys.mac(&token.signed)?, &token.tag)
     }
 
     /// Verifies the tag and decrypts the token in place; as it was when the tag is another's.
     fn open(&self, token: &mut Token) -> Result<(), FernetError> {
-        let iv = token.iv();
-        self.keys.open(iv, &mut token.signed, HEADER, &token.tag)?;
-        token.decrypted = true;
-        Ok(())
+        token.open_with(|iv, bytes, header, tag| self.keys.open(iv, bytes, header, tag))
     }
 }
 
@@ -327,99 +379,6 @@ impl MultiFernet {
 impl From<Fernet> for MultiFernet {
     fn from(only: Fernet) -> Self {
         Self::new(only, [])
-    }
-}
-
-/// The bytes of a token of the right version and of a possible length. What is decrypted and not handed out is zeroised.
-struct Token {
-    /// What the tag covers; with the data instead of the ciphertext once it is decrypted.
-    signed: Vec<u8>,
-    tag: [u8; TAG],
-    decrypted: bool,
-}
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        if self.decrypted {
-            self.signed.zeroize();
-        }
-    }
-}
-
-impl Token {
-    fn parse(text: &[u8]) -> Result<Self, FernetError> {
-        if text.len() > Fernet::MAX_TOKEN_LEN {
-            return Err(FernetError::Refused);
-        }
-        let mut signed = decode_url(text).ok_or(FernetError::Refused)?;
-        let (rest, tag) = signed.split_last_chunk().ok_or(FernetError::Refused)?;
-        let (len, tag) = (rest.len(), *tag);
-        signed.truncate(len);
-        let blocks = len
-            .checked_sub(HEADER)
-            .filter(|len| *len >= BLOCK && len.is_multiple_of(BLOCK));
-        if blocks.is_none() || signed.first() != Some(&VERSION) {
-            return Err(FernetError::Refused);
-        }
-        Ok(Self {
-            signed,
-            tag,
-            decrypted: false,
-        })
-    }
-
-    fn iv(&self) -> [u8; 16] {
-        self.signed
-            .get(9..HEADER)
-            .and_then(|iv| iv.try_into().ok())
-            .unwrap_or_default()
-    }
-
-    fn seconds(&self) -> u64 {
-        let seconds = self
-            .signed
-            .get(1..9)
-            .and_then(|bytes| bytes.try_into().ok());
-        seconds.map_or(0, u64::from_be_bytes)
-    }
-
-    fn time(&self) -> Option<SystemTime> {
-        UNIX_EPOCH.checked_add(Duration::from_secs(self.seconds()))
-    }
-
-    /// The data of a token that was decrypted, if it is of its time and rightly padded.
-    fn into_data(mut self, ttl: Option<Duration>, at: SystemTime) -> Result<Vec<u8>, FernetError> {
-        let fresh = self.check_age(ttl, at).is_ok();
-        let data = &mut self.signed;
-        let padding = usize::from(data.last().copied().unwrap_or_default());
-        let start = data
-            .len()
-            .checked_sub(padding)
-            .filter(|start| *start >= HEADER);
-        let good = fresh
-            && (1..=BLOCK).contains(&padding)
-            && start
-                .and_then(|start| data.get(start..))
-                .is_some_and(|bytes| bytes.iter().all(|byte| usize::from(*byte) == padding));
-        let Some(start) = start.filter(|_| good) else {
-            return Err(FernetError::Refused);
-        };
-        data.truncate(start);
-        data.drain(..HEADER);
-        Ok(std::mem::take(data))
-    }
-
-    fn check_age(&self, ttl: Option<Duration>, at: SystemTime) -> Result<(), FernetError> {
-        let Some(ttl) = ttl else { return Ok(()) };
-        let now = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let made = self.seconds();
-        let too_old = made.saturating_add(ttl.as_secs()) < now;
-        let too_new = made > now.saturating_add(Fernet::MAX_CLOCK_SKEW.as_secs());
-        if too_old || too_new {
-            Err(FernetError::Refused)
-        } else {
-            Ok(())
-        }
     }
 }
 

@@ -4,12 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use support::fernet::{Vector, flipped};
 use taskseal::ErrorClass;
 use taskseal::fernet::software::SoftwareKeys;
-use taskseal::fernet::{Fernet, FernetError, MultiFernet};
+use taskseal::fernet::{Fernet, FernetError, FernetKeys, MultiFernet};
 
 fn fernet() -> Fernet {
     Fernet::new(SoftwareKeys::generate().unwrap())
@@ -170,6 +172,114 @@ fn several_hundred_keys_read_and_rotate() {
     assert!(refused(multi.decrypt(stranger.as_bytes(), None)));
     assert!(refused(multi.rotate(stranger.as_bytes())));
     assert!(refused(multi.decrypt(b"", None)));
+}
+
+#[test]
+fn many_at_once_are_what_one_after_the_other_are() {
+    let [new, old, other] = [fernet(), fernet(), fernet()];
+    let keys = MultiFernet::new(new.clone(), [old.clone()]);
+    // More than there are IVs in one fetch, of all lengths around a block.
+    let data: Vec<Vec<u8>> = (0..200).map(|at| vec![at; usize::from(at)]).collect();
+    let now = SystemTime::now();
+    let tokens = keys.encrypt_all(&data).unwrap();
+    let ivs: BTreeSet<String> = tokens
+        .iter()
+        .map(|token| token[12..34].to_owned())
+        .collect();
+    assert_eq!((tokens.len(), ivs.len()), (200, 200));
+    for (token, data) in tokens.iter().zip(&data) {
+        assert_eq!(&new.decrypt(token.as_bytes(), None).unwrap(), data);
+        let made = new.timestamp(token.as_bytes()).unwrap();
+        assert!(
+            made.duration_since(now - Duration::from_secs(1)).unwrap() < Duration::from_secs(60)
+        );
+    }
+
+    // Of both keys, of another one, and what is no token.
+    let mixed: Vec<String> = data
+        .iter()
+        .enumerate()
+        .map(|(place, data)| match place % 4 {
+            0 => new.encrypt_at(data, at(1000)).unwrap(),
+            1 => old.encrypt_at(data, at(2000)).unwrap(),
+            2 => other.encrypt(data).unwrap(),
+            _ => "no token".to_owned(),
+        })
+        .collect();
+    let opened = keys.decrypt_all(&mixed, None).unwrap();
+    let rotated = keys.rotate_all(&mixed).unwrap();
+    assert_eq!((opened.len(), rotated.len()), (200, 200));
+    for (place, (opened, rotated)) in opened.into_iter().zip(rotated).enumerate() {
+        match place % 4 {
+            first @ (0 | 1) => {
+                assert_eq!(opened.unwrap(), data[place]);
+                let rotated = rotated.unwrap();
+                assert_eq!(new.decrypt(rotated.as_bytes(), None).unwrap(), data[place]);
+                let made = if first == 0 { at(1000) } else { at(2000) };
+                assert_eq!(new.timestamp(rotated.as_bytes()).unwrap(), made);
+                assert_ne!(rotated, mixed[place]);
+            }
+            _ => assert!(refused(opened) && refused(rotated), "{place}"),
+        }
+    }
+    // Their time counts, of each for itself.
+    let minute = Some(Duration::from_secs(60));
+    let both = [mixed[0].as_str(), tokens[7].as_str()];
+    let [stale, fresh] = keys.decrypt_all(&both, minute).unwrap().try_into().unwrap();
+    assert!(refused(stale));
+    assert_eq!(fresh.unwrap(), data[7]);
+
+    assert!(keys.encrypt_all::<&[u8]>(&[]).unwrap().is_empty());
+    assert!(keys.decrypt_all::<&[u8]>(&[], None).unwrap().is_empty());
+    assert!(keys.rotate_all::<&[u8]>(&[]).unwrap().is_empty());
+}
+
+/// Keys that work so many times.
+#[derive(Debug)]
+struct Failing(SoftwareKeys, AtomicUsize);
+
+impl FernetKeys for Failing {
+    fn mac(&self, message: &[u8]) -> Result<[u8; 32], FernetError> {
+        let left = |left: usize| left.checked_sub(1);
+        self.1
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .map_err(|_| FernetError::Keys {
+                class: ErrorClass::Busy,
+                source: "enough".into(),
+            })?;
+        self.0.mac(message)
+    }
+
+    fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
+        self.0.encrypt_blocks(iv, blocks)
+    }
+
+    fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
+        self.0.decrypt_blocks(iv, blocks)
+    }
+}
+
+#[test]
+fn keys_that_fail_fail_all_and_what_is_too_large_is_not_begun() {
+    let failing = |uses| {
+        let keys = SoftwareKeys::generate().unwrap();
+        Fernet::new(Failing(keys, AtomicUsize::new(uses)))
+    };
+    let error = failing(5).encrypt_all(&[b"data"; 6]).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Busy);
+    let fernet = failing(9);
+    let tokens = fernet.encrypt_all(&[b"data"; 6]).unwrap();
+    // Not a single one as refused, which it may not be.
+    let error = fernet.decrypt_all(&tokens, None).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Busy);
+
+    let fernet = failing(1);
+    let large = vec![0; Fernet::MAX_TOKEN_LEN];
+    let error = fernet
+        .encrypt_all(&[b"data", large.as_slice()])
+        .unwrap_err();
+    assert!(matches!(error, FernetError::TooLarge { .. }), "{error}");
+    fernet.encrypt(b"the one use is left").unwrap();
 }
 
 #[test]

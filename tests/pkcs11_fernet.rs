@@ -4,12 +4,13 @@
 
 mod support;
 
-use std::error::Error as _;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use support::fault::{Fault, Faults};
+use support::fault::Fault;
 use support::fernet::{Vector, flipped};
+use support::fernet_pair::{
+    KEY, both, cause, faulted, faulted_with, in_memory, named, offering_all_but,
+};
 use support::fork::fork;
 use support::keys::{opener, signer};
 use support::softhsm::{self, Token};
@@ -19,62 +20,13 @@ use taskseal::fernet::{Fernet, FernetError, FernetKeys as _, MultiFernet};
 use taskseal::pkcs11::module::{
     Attribute, AttributeKind as Kind, KeyType, MechanismKind, ObjectClass,
 };
-use taskseal::pkcs11::{self, Builder, Error, Pkcs11FernetKeys, Rv, SecretKeyInfo};
+use taskseal::pkcs11::{self, Error, Pkcs11FernetKeys, Rv, SecretKeyInfo};
 use taskseal::pss::Scheme;
 use taskseal::{Destination, ErrorClass, MessageOpener, MessageSealer};
-
-/// A Fernet key as its bytes, for tests.
-const KEY: [u8; 32] = *b"signing 16 bytesencrypt 16 bytes";
-
-fn named(token: &Token, label: &str) -> Builder {
-    token.builder().object_label(label)
-}
 
 fn generated(token: &Token, label: &str) -> Pkcs11FernetKeys {
     pkcs11::generate_fernet_keys(&named(token, label)).unwrap();
     named(token, label).open_fernet_keys().unwrap()
-}
-
-/// The same key on a token that leaves padding to us and on one that pads, whatever it is given.
-fn both(token: &Token, key: &[u8; 32]) -> [Fernet; 2] {
-    pkcs11::import_fernet_keys(&named(token, "queue"), key).unwrap();
-    let pads = offering_all_but(token, &[MechanismKind::AesCbc]);
-    let builders = [named(token, "queue"), pads];
-    builders.map(|builder| Fernet::new(builder.open_fernet_keys().unwrap()))
-}
-
-/// For the pair `queue` behind a module that neither offers these mechanisms nor does them.
-fn offering_all_but(token: &Token, not_offered: &[MechanismKind]) -> Builder {
-    let (builder, spy) = token.spied();
-    spy.hooks.lock().unwrap().not_offered = not_offered.to_vec();
-    builder.object_label("queue")
-}
-
-/// A pair on a token behind a module that gets faults.
-fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
-    faulted_with(token, [])
-}
-
-/// The same, with these faults when the pair is opened and encrypts for the first time.
-fn faulted_with<const N: usize>(token: &Token, first: [Fault; N]) -> (Fernet, Arc<Faults>) {
-    pkcs11::import_fernet_keys(&named(token, "q"), &KEY).unwrap();
-    let (builder, faults) = token.faulty();
-    faults.script("C_Encrypt", first);
-    let keys = builder
-        .object_label("q")
-        .deadline(Duration::from_secs(2))
-        .open_fernet_keys()
-        .unwrap();
-    (Fernet::new(keys), faults)
-}
-
-fn in_memory() -> Fernet {
-    Fernet::new(SoftwareKeys::from_bytes(&KEY).unwrap())
-}
-
-/// The error of the token's side under a Fernet error.
-fn cause(error: &FernetError) -> &Error {
-    error.source().unwrap().downcast_ref().unwrap()
 }
 
 /// Lengths around the borders of blocks, and around those of what goes to the token at a time.

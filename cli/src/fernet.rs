@@ -161,30 +161,40 @@ fn decrypt(args: &DecryptArgs, global: Global) -> Result<(), Failure> {
     report(None, data.len(), global)
 }
 
+/// How many tokens are rotated before any of them is written.
+const AT_ONCE: usize = 1000;
+
 fn rotate(args: &RotateArgs, global: Global) -> Result<(), Failure> {
     let keys = open_keys(&args.keys.key)?;
     let tokens = input::message(args.file.as_deref(), args.keys.max_size)?;
+    let mut lines = tokens
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .zip(1..)
+        .filter(|(line, _)| !line.is_empty());
     let (mut count, mut bytes) = (0, 0);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for (at, line) in tokens.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            continue;
+    loop {
+        let (some, numbers): (Vec<&[u8]>, Vec<usize>) = lines.by_ref().take(AT_ONCE).unzip();
+        if some.is_empty() {
+            break;
         }
-        let rotated = match keys.rotate(line) {
-            Ok(rotated) => rotated,
-            Err(error) => {
-                // What came before it stays rotated.
-                out.flush()?;
-                return Err(Failure::from(error).on(Path::new(&format!("line {}", at + 1))));
-            }
-        };
-        out.write_all(rotated.as_bytes())?;
-        out.write_all(b"\n")?;
-        count += 1;
-        bytes += rotated.len();
+        for (rotated, number) in keys.rotate_all(&some)?.into_iter().zip(numbers) {
+            let rotated = match rotated {
+                Ok(rotated) => rotated,
+                Err(error) => {
+                    // What came before it stays rotated.
+                    out.flush()?;
+                    return Err(Failure::from(error).on(Path::new(&format!("line {number}"))));
+                }
+            };
+            out.write_all(rotated.as_bytes())?;
+            out.write_all(b"\n")?;
+            count += 1;
+            bytes += rotated.len();
+        }
+        out.flush()?;
     }
-    out.flush()?;
     report(Some(count), bytes, global)
 }
 

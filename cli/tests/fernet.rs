@@ -102,6 +102,35 @@ fn what_is_encrypted_is_decrypted_and_rotated() {
         .stderr(contains("line 2: refused (token)"));
 }
 
+/// More than are rotated at once; one is refused in the second thousand.
+#[test]
+fn of_many_tokens_those_before_one_that_is_refused_are_rotated() {
+    let place = place();
+    let token = place.run("fernet encrypt --key old.key task.json");
+    let token = stdout(&token.success());
+    let both = "--key new.key --key old.key";
+    let mut lines = vec![token.as_str(); 2100];
+    let all = format!("{}\n", lines.join("\n"));
+    let rotated = place.run_with(&format!("fernet rotate --json {both}"), all);
+    let rotated = rotated.success();
+    assert_eq!(json_on_stderr(&rotated)["tokens"], 2100);
+    let made = stdout(&rotated);
+    let different: std::collections::BTreeSet<&str> = made.lines().collect();
+    assert_eq!(different.len(), 2100, "each has an IV of its own");
+    let last = made.lines().last().unwrap();
+    place
+        .run_with("fernet decrypt --key new.key", last)
+        .success()
+        .stdout(support::BODY);
+
+    lines[1503] = "broken";
+    place
+        .run_with(&format!("fernet rotate {both}"), lines.join("\n"))
+        .code(1)
+        .stdout(contains("\n").count(1503))
+        .stderr(contains("line 1504: refused (token)"));
+}
+
 #[test]
 fn keys_come_from_files_and_variables_and_never_from_the_command_line() {
     let mut place = place();

@@ -5,16 +5,18 @@
 //! tokens overwrite a secret key by one with its id. Padding and the comparison of tags are done on the host: one module
 //! never checks padding.
 
+mod batch;
 mod cipher;
 mod find;
 mod provision;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use self::batch::Doing;
 use self::cipher::{Work, tag};
 use self::find::{Handles, Pair, PairFilter};
 pub use self::provision::{
@@ -22,15 +24,16 @@ pub use self::provision::{
 };
 use super::connections::Connections;
 use super::error::Error;
-use super::health::{Health, Statistics};
+use super::health::{Health, Record, Statistics};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
-use super::pool::Ready;
+use super::pool::{Line, Ready};
 use super::recovery::{Connection, Target};
 use super::session::Access;
 use super::uri::ObjectType;
+use super::worker::Bell;
 use super::{Builder, TokenInfo, Uri};
-use crate::fernet::{FernetError, FernetKeys, tags_match};
+use crate::fernet::{FernetError, FernetKeys, Token};
 
 /// Fernet's two keys on a token: they encrypt and decrypt as keys in memory do, and never leave it.
 ///
@@ -105,23 +108,43 @@ impl Pkcs11FernetKeys {
         &self,
         question: impl Fn(&Access, &dyn ModuleSession, Handles) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, FernetError> {
+        let question =
+            move |access: &Access, session: &dyn ModuleSession, keys, clock: &Clock<'_>| {
+                let start = Instant::now();
+                let answer = question(access, session, keys)?;
+                clock.almost_done();
+                clock.took(start.elapsed());
+                Ok(answer)
+            };
+        self.ask_for(1, question, || ())
+    }
+
+    /// The same for `count` messages at once, while the caller does something else.
+    fn ask_for<T: Send + 'static>(
+        &self,
+        count: u64,
+        question: impl Fn(&Access, &dyn ModuleSession, Handles, &Clock<'_>) -> Result<T, Error>
+        + Send
+        + 'static,
+        beside: impl FnOnce(),
+    ) -> Result<T, FernetError> {
         let (connection, deadline) = self
             .connections
             .begin(&self.core.target.place)
             .map_err(refused)?;
         let (core, theirs) = (self.core.clone(), connection.clone());
-        let answer = connection.run(deadline, move |line, bell| {
+        let job = move |line: &mut Line<Handles>, bell: &dyn Bell| {
+            let clock = Clock {
+                bell,
+                record: theirs.record(),
+            };
             theirs.climb(line, &core.target, deadline, |access, session, keys| {
-                let start = Instant::now();
-                let answer = question(access, session, keys)?;
-                bell.ring();
-                theirs.record().token_took(start.elapsed());
-                Ok(answer)
+                question(access, session, keys, &clock)
             })
-        });
-        match answer {
+        };
+        match connection.run_beside(deadline, job, beside) {
             Ok(answer) => {
-                connection.record().signed();
+                connection.record().signed(count);
                 Ok(answer)
             }
             Err(error) => {
@@ -129,6 +152,24 @@ impl Pkcs11FernetKeys {
                 Err(refused(error))
             }
         }
+    }
+}
+
+/// What is said of the calls while they go on.
+struct Clock<'a> {
+    bell: &'a dyn Bell,
+    record: &'a Record,
+}
+
+impl Clock<'_> {
+    /// The answer is a moment away.
+    fn almost_done(&self) {
+        self.bell.ring();
+    }
+
+    /// One message took so long.
+    fn took(&self, time: Duration) {
+        self.record.token_took(time);
     }
 }
 
@@ -235,8 +276,7 @@ impl FernetKeys for Pkcs11FernetKeys {
         let work = Mutex::new(Work::new(std::mem::take(token), header, iv));
         let (sealed, tag) = self.ask(move |access, session, keys| {
             let mut work = lock(&work);
-            work.encrypt(access, session, keys.encrypting)?;
-            let tag = tag(access, session, keys.signing, &work.data)?;
+            let tag = work.seal(access, session, keys)?;
             Ok((work.take(), tag))
         })?;
         *token = sealed;
@@ -254,18 +294,31 @@ impl FernetKeys for Pkcs11FernetKeys {
         let work = Mutex::new(Work::new(std::mem::take(token), header, iv));
         let (opened, verified) = self.ask(move |access, session, keys| {
             let mut work = lock(&work);
-            if !work.verified {
-                let ours = tag(access, session, keys.signing, &work.data)?;
-                if tags_match(&ours, &theirs).is_err() {
-                    return Ok((work.take(), Err(FernetError::Refused)));
-                }
-                work.verified = true;
-            }
-            work.decrypt(access, session, keys.encrypting)?;
-            Ok((work.take(), Ok(())))
+            let verified = work.open(access, session, keys, &theirs)?;
+            Ok((work.take(), verified))
         })?;
         *token = opened;
-        verified
+        if verified {
+            Ok(())
+        } else {
+            Err(FernetError::Refused)
+        }
+    }
+
+    fn seal_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        self.in_batches(Doing::Seal, tokens, done)
+    }
+
+    fn open_all(
+        &self,
+        tokens: &mut dyn Iterator<Item = Token>,
+        done: &mut dyn FnMut(Token),
+    ) -> Result<(), FernetError> {
+        self.in_batches(Doing::Open, tokens, done)
     }
 }
 

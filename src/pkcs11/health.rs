@@ -156,14 +156,14 @@ struct Trouble {
 }
 
 impl Record {
-    /// A signature was handed out.
-    pub(crate) fn signed(&self) {
+    /// So many signatures were handed out.
+    pub(crate) fn signed(&self, count: u64) {
         let Signed {
             signatures,
             troubled,
         } = &self.callers.0;
-        signatures.fetch_add(1, Ordering::Relaxed);
-        emit::signed();
+        signatures.fetch_add(count, Ordering::Relaxed);
+        emit::signed(count);
         if troubled.load(Ordering::Relaxed) {
             troubled.store(false, Ordering::Relaxed);
             *lock(&self.trouble) = None;
@@ -267,8 +267,8 @@ mod emit {
 
     use crate::error::ErrorClass;
 
-    pub(super) fn signed() {
-        metrics::counter!("taskseal_pkcs11_signatures_total").increment(1);
+    pub(super) fn signed(count: u64) {
+        metrics::counter!("taskseal_pkcs11_signatures_total").increment(count);
     }
 
     pub(super) fn failed(class: ErrorClass) {
@@ -298,7 +298,7 @@ mod emit {
 
     use crate::error::ErrorClass;
 
-    pub(super) const fn signed() {}
+    pub(super) const fn signed(_: u64) {}
     pub(super) const fn failed(_: ErrorClass) {}
     pub(super) const fn retried() {}
     pub(super) const fn waited() {}

@@ -188,7 +188,7 @@ impl SigningKey for Pkcs11Key {
         });
         match signed {
             Ok(signature) => {
-                connection.record().signed();
+                connection.record().signed(1);
                 tracing::debug!(key = %self.core.name, token = %self.token().label, bytes = message.len(), "signed");
                 Ok(signature)
             }

@@ -156,11 +156,12 @@ impl<H: Send + 'static> Lease<'_, H> {
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
         job: impl FnMut(&mut Line<H>, &dyn Bell) -> T + Send + 'static,
+        beside: impl FnOnce(),
     ) -> Result<T, NoAnswer> {
         let Some(worker) = &self.worker else {
             return Err(NoAnswer::NotBegun);
         };
-        let answer = worker.run(deadline, written_off, job);
+        let answer = worker.run(deadline, written_off, job, beside);
         if matches!(answer, Err(NoAnswer::WrittenOff)) {
             self.worker = None;
         }

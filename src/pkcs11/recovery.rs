@@ -97,7 +97,21 @@ impl<H: Copy + Send + 'static> Connection<H> {
     pub(crate) fn run<T, E>(
         &self,
         deadline: Deadline,
+        job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        self.run_beside(deadline, job, || ())
+    }
+
+    /// The same, and does something else meanwhile.
+    pub(crate) fn run_beside<T, E>(
+        &self,
+        deadline: Deadline,
         mut job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
+        beside: impl FnOnce(),
     ) -> Result<T, E>
     where
         T: Send + 'static,
@@ -127,7 +141,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             job(line, bell)
         };
         lease
-            .run(deadline, written_off, job)
+            .run(deadline, written_off, job, beside)
             .unwrap_or_else(|reason| {
                 let doing = match reason {
                     NoAnswer::NotBegun => "waiting for a thread to run",

@@ -1,7 +1,7 @@
 //! [`Worker`]: a thread that makes the calls of one session, so that its caller can stop waiting.
 
 use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -163,11 +163,14 @@ impl<S: Default + Send + 'static> Worker<S> {
     /// Runs `job` and waits for its answer until shortly after the deadline. If it does not come, the job goes on
     /// alone, its answer is thrown away, and `written_off` is called before and after: with `true` when the caller
     /// stops waiting, with `false` when the thread has come back and dropped its state.
+    ///
+    /// `beside` is run meanwhile, by the caller. Should it panic, so does the caller, after the job.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,
         written_off: impl Fn(bool) + Send + 'static,
         job: impl FnMut(&mut S, &dyn Bell) -> T + Send + 'static,
+        beside: impl FnOnce(),
     ) -> Result<T, NoAnswer> {
         let task = Arc::new(Task {
             sheet: Mutex::new((job, None)),
@@ -185,6 +188,24 @@ impl<S: Default + Send + 'static> Worker<S> {
         let number = self.desk.posted.0.load(Ordering::Relaxed) + 1;
         let job = Stage::Job((task.clone(), number), caller);
         self.desk.post(lock(&self.desk.stage.0), job);
+        let beside = catch_unwind(AssertUnwindSafe(beside));
+        let answer = self.wait(&task, number, until, posted, awake, written_off);
+        if let Err(panic) = beside {
+            resume_unwind(panic);
+        }
+        answer
+    }
+
+    /// Waits for the answer to the job with this number.
+    fn wait<F, T>(
+        &self,
+        task: &Task<F, T>,
+        number: u64,
+        until: Instant,
+        posted: Instant,
+        awake: Option<Awake>,
+        written_off: impl Fn(bool) + Send + 'static,
+    ) -> Result<T, NoAnswer> {
         let answered = || self.desk.answered.0.load(Ordering::Relaxed) == number;
         if awake.is_some() {
             ask_for(QUICK, posted, answered);

@@ -14,6 +14,8 @@ pub mod celery;
 pub mod fault;
 #[cfg(feature = "software")]
 pub mod fernet;
+#[cfg(all(feature = "pkcs11", feature = "software"))]
+pub mod fernet_pair;
 #[cfg(all(feature = "pkcs11", unix))]
 pub mod fork;
 #[cfg(feature = "software")]

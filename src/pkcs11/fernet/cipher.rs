@@ -5,6 +5,8 @@
 
 use zeroize::Zeroizing;
 
+use super::find::Handles;
+use crate::fernet::tags_match;
 use crate::pkcs11::error::Error;
 use crate::pkcs11::module::{
     Answer, CallError, CipherMechanism, MechanismKind, ModuleSession, ObjectHandle, SignMechanism,
@@ -95,8 +97,8 @@ impl CipherKey {
 
 /// Data on its way through the token. When a call fails, another session goes on where this one came to.
 pub(super) struct Work {
-    pub(super) data: Zeroizing<Vec<u8>>,
-    pub(super) verified: bool,
+    data: Zeroizing<Vec<u8>>,
+    verified: bool,
     /// So many bytes are done, or are none of the blocks.
     done: usize,
     /// For the next block: the last block of ciphertext before it.
@@ -117,6 +119,36 @@ impl Work {
     /// The data, when all is done.
     pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut *self.data)
+    }
+
+    /// Encrypts the blocks in place, and the tag of all of it.
+    pub(super) fn seal(
+        &mut self,
+        access: &Access,
+        session: &dyn ModuleSession,
+        keys: Handles,
+    ) -> Result<[u8; 32], Error> {
+        self.encrypt(access, session, keys.encrypting)?;
+        tag(access, session, keys.signing, &self.data)
+    }
+
+    /// Decrypts the blocks in place if the tag is right; whether it is.
+    pub(super) fn open(
+        &mut self,
+        access: &Access,
+        session: &dyn ModuleSession,
+        keys: Handles,
+        theirs: &[u8; 32],
+    ) -> Result<bool, Error> {
+        if !self.verified {
+            let ours = tag(access, session, keys.signing, &self.data)?;
+            if tags_match(&ours, theirs).is_err() {
+                return Ok(false);
+            }
+            self.verified = true;
+        }
+        self.decrypt(access, session, keys.encrypting)?;
+        Ok(true)
     }
 
     /// Encrypts the blocks in place.
