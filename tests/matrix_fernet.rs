@@ -8,15 +8,12 @@ mod support;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use support::fernet_pair::{KEY, in_memory};
 use support::fork::fork;
 use support::matrix::{Fixture, test};
-use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError};
 use taskseal::pkcs11::module::MechanismKind;
 use taskseal::pkcs11::{self, Builder, Error, Pkcs11FernetKeys, SecretKeyInfo};
-
-/// A Fernet key as its bytes, for tests.
-const KEY: [u8; 32] = *b"signing 16 bytesencrypt 16 bytes";
 
 /// Around the borders of blocks, and around what goes to the token at a time.
 const LENGTHS: [usize; 8] = [0, 1, 15, 16, 17, 1000, 16 * 1024 - 26, 50_000];
@@ -82,7 +79,7 @@ fn a_token_that_pads_by_itself_makes_the_very_same_too() {
 }
 
 fn are_those_in_memory(on_token: &Fernet) {
-    let in_memory = Fernet::new(SoftwareKeys::from_bytes(&KEY).unwrap());
+    let in_memory = in_memory();
     let (now, iv) = (SystemTime::now(), [7; 16]);
     for len in LENGTHS {
         let data = bytes(len);
@@ -91,6 +88,14 @@ fn are_those_in_memory(on_token: &Fernet) {
         assert!(made(on_token) == theirs, "{len}");
         let read = on_token.decrypt(theirs.as_bytes(), None).unwrap();
         assert!(read == data, "{len}");
+    }
+    // Many at once.
+    let data = LENGTHS.map(bytes);
+    for (from, to) in [(on_token, &in_memory), (&in_memory, on_token)] {
+        let sealed = from.encrypt_all(&data).unwrap();
+        let read = to.decrypt_all(&sealed, None).unwrap();
+        let read: Vec<Vec<u8>> = read.into_iter().map(Result::unwrap).collect();
+        assert!(read == data);
     }
 }
 

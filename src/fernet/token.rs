@@ -48,7 +48,7 @@ impl Token {
     pub(crate) const HEADER: usize = HEADER;
 
     /// A token to be sealed.
-    pub(super) fn new(data: &[u8], at: SystemTime, iv: [u8; 16]) -> Result<Self, FernetError> {
+    pub(crate) fn new(data: &[u8], at: SystemTime, iv: [u8; 16]) -> Result<Self, FernetError> {
         let len = Self::check_len(data)?;
         // A clock before 1970 has no Fernet time; such a token would be refused as too old anyway.
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -38,7 +38,9 @@ use crate::fernet::{FernetError, FernetKeys, Token};
 /// Fernet's two keys on a token: they encrypt and decrypt as keys in memory do, and never leave it.
 ///
 /// May be used from many threads at once, and in a process that was forked after they were opened. Sessions, deadlines
-/// and recovery are those of [`Pkcs11Signer`](super::Pkcs11Signer); data in memory is at most three times the token's size.
+/// and recovery are those of [`Pkcs11Signer`](super::Pkcs11Signer); data in memory is at most three times the token's size,
+/// or with many at once, that of what the token does in some milliseconds. To ask for their [`health`](Self::health) while a
+/// [`Fernet`](crate::fernet::Fernet) has them, give it an `Arc` of them.
 ///
 /// ```no_run
 /// use taskseal::fernet::Fernet;

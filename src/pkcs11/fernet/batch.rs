@@ -152,14 +152,63 @@ impl Pace {
     /// woken), short beside any deadline.
     const AIM: Duration = Duration::from_millis(2);
     const MOST: usize = 1024;
+    /// A batch ends with the token that reaches this, however small those before it were.
+    const MOST_BYTES: usize = 1024 * 1024;
 
     fn next(&self, tokens: &mut dyn Iterator<Item = Token>) -> Vec<Item> {
-        tokens.take(self.count).map(Item::new).collect()
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while items.len() < self.count && bytes < Self::MOST_BYTES {
+            let Some(token) = tokens.next() else { break };
+            bytes += token.signed.len();
+            items.push(Item::new(token));
+        }
+        items
     }
 
     fn took(&mut self, count: usize, time: Duration) {
         let each = time.as_secs_f64() / count as f64;
         let fits = Self::AIM.as_secs_f64() / each;
         self.count = (fits as usize).clamp(1, Self::MOST).min(count * 4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::{Pace, Token};
+
+    fn tokens(count: usize, len: usize) -> impl Iterator<Item = Token> {
+        let data = vec![0; len];
+        (0..count).map(move |_| Token::new(&data, SystemTime::now(), [0; 16]).unwrap())
+    }
+
+    #[test]
+    fn batches_grow_to_the_time_aimed_at_and_shrink_with_a_slower_token() {
+        let mut pace = Pace::default();
+        let mut tokens = tokens(100_000, 100);
+        let mut counts = Vec::new();
+        for each in [20, 20, 20, 20, 20, 2000, 2000, 10_000] {
+            let count = pace.next(&mut tokens).len();
+            counts.push(count);
+            pace.took(count, Duration::from_micros(each * count as u64));
+        }
+        assert_eq!(counts, [1, 4, 16, 64, 100, 100, 1, 1]);
+        // Nor does a clock that stands still make them larger than they may be.
+        for _ in 0..8 {
+            let count = pace.next(&mut tokens).len();
+            pace.took(count, Duration::ZERO);
+        }
+        assert_eq!(pace.next(&mut tokens).len(), Pace::MOST);
+    }
+
+    #[test]
+    fn large_tokens_after_small_ones_do_not_come_all_at_once() {
+        let pace = Pace { count: Pace::MOST };
+        let mut tokens = tokens(1000, 1).chain(tokens(100, 300_000));
+        let small = pace.next(&mut tokens);
+        assert_eq!(small.len(), 1004);
+        assert_eq!(pace.next(&mut tokens).len(), 4);
     }
 }
