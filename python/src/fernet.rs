@@ -77,6 +77,26 @@ impl Fernet {
         decrypt(py, &ManyKeys::new(self.open_now(py)?, []), &token, ttl)
     }
 
+    /// Encrypts each of `data`: their tokens, in their order. With keys on a token faster than one after the other.
+    fn encrypt_all<'py>(
+        &self,
+        py: Python<'py>,
+        data: Vec<Input<'_>>,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        encrypt_all(py, &ManyKeys::new(self.open_now(py)?, []), &data)
+    }
+
+    /// Decrypts each of `tokens`, in their order: `None` in the place of one that is refused.
+    #[pyo3(signature = (tokens, ttl=None))]
+    fn decrypt_all<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Vec<Input<'_>>,
+        ttl: Option<f64>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        decrypt_all(py, &ManyKeys::new(self.open_now(py)?, []), &tokens, ttl)
+    }
+
     fn __repr__(&self) -> String {
         match &self.token {
             Some(key) => format!("<taskseal.Fernet {}>", key.name()),
@@ -152,6 +172,42 @@ impl MultiFernet {
         text(py, detached(py, || keys.rotate(token)))
     }
 
+    /// Encrypts each of `data` with the first key: their tokens, in their order. With keys on a token faster than one after
+    /// the other.
+    fn encrypt_all<'py>(
+        &self,
+        py: Python<'py>,
+        data: Vec<Input<'_>>,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        encrypt_all(py, &self.open_now(py)?, &data)
+    }
+
+    /// Decrypts each of `tokens` with whichever key made it, in their order: `None` in the place of one that is refused.
+    #[pyo3(signature = (tokens, ttl=None))]
+    fn decrypt_all<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Vec<Input<'_>>,
+        ttl: Option<f64>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        decrypt_all(py, &self.open_now(py)?, &tokens, ttl)
+    }
+
+    /// Encrypts what is in each of `tokens` anew, as `rotate` does, in their order: `None` in the place of one that is refused.
+    fn rotate_all<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Vec<Input<'_>>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        let (tokens, keys) = (bytes(&tokens)?, self.open_now(py)?);
+        let rotated =
+            detached(py, || keys.rotate_all(&tokens)).map_err(|error| error.into_py_err())?;
+        let rotated = rotated.into_iter().map(unless_refused);
+        rotated
+            .map(|token| Ok(token?.map(|token| PyBytes::new(py, token.as_bytes()))))
+            .collect()
+    }
+
     fn __repr__(&self) -> &'static str {
         "<taskseal.MultiFernet>"
     }
@@ -182,6 +238,48 @@ fn decrypt<'py>(
     let ttl = ttl.map(|ttl| choices::seconds("ttl", ttl)).transpose()?;
     let data = detached(py, || keys.decrypt(token, ttl)).map_err(|error| error.into_py_err())?;
     Ok(PyBytes::new(py, &Zeroizing::new(data)))
+}
+
+fn encrypt_all<'py>(
+    py: Python<'py>,
+    keys: &ManyKeys,
+    data: &[Input<'_>],
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let data = bytes(data)?;
+    let tokens = detached(py, || keys.encrypt_all(&data)).map_err(|error| error.into_py_err())?;
+    let tokens = tokens.iter();
+    Ok(tokens
+        .map(|token| PyBytes::new(py, token.as_bytes()))
+        .collect())
+}
+
+fn decrypt_all<'py>(
+    py: Python<'py>,
+    keys: &ManyKeys,
+    tokens: &[Input<'_>],
+    ttl: Option<f64>,
+) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+    let tokens = bytes(tokens)?;
+    let ttl = ttl.map(|ttl| choices::seconds("ttl", ttl)).transpose()?;
+    let opened = detached(py, || keys.decrypt_all(&tokens, ttl));
+    let opened = opened.map_err(|error| error.into_py_err())?;
+    let opened = opened.into_iter().map(unless_refused);
+    opened
+        .map(|data| Ok(data?.map(|data| PyBytes::new(py, &Zeroizing::new(data)))))
+        .collect()
+}
+
+fn bytes<'a>(inputs: &'a [Input<'_>]) -> PyResult<Vec<&'a [u8]>> {
+    inputs.iter().map(Input::as_bytes).collect()
+}
+
+/// None for a token that is refused.
+fn unless_refused<T>(result: Result<T, FernetError>) -> PyResult<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(FernetError::Refused) => Ok(None),
+        Err(error) => Err(error.into_py_err()),
+    }
 }
 
 fn text(py: Python<'_>, token: Result<String, FernetError>) -> PyResult<Bound<'_, PyBytes>> {

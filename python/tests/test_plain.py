@@ -319,6 +319,28 @@ def test_fernet_reads_and_writes_what_cryptography_does():
         assert "xxx" not in str(raised.value)
 
 
+def test_many_fernet_tokens_at_once():
+    keys = [taskseal.Fernet.generate_key() for _ in range(3)]
+    new, old, other = [taskseal.Fernet(key) for key in keys]
+    both = taskseal.MultiFernet([new, old])
+    data = [b"x" * length for length in range(100)]
+    tokens = both.encrypt_all(data)
+    assert [TheirFernet(keys[0]).decrypt(token) for token in tokens] == data
+    assert len(set(tokens)) == 100
+    assert new.decrypt_all(tokens) == data == both.decrypt_all(tokens, ttl=60)
+    mixed = [old.encrypt(b"old"), other.encrypt(b"other"), "no token", tokens[7].decode()]
+    assert both.decrypt_all(mixed) == [b"old", None, None, data[7]]
+    assert new.decrypt_all(mixed) == [None, None, None, data[7]]
+    rotated = both.rotate_all(mixed)
+    assert new.decrypt_all([token or "" for token in rotated]) == [b"old", None, None, data[7]]
+    assert new.encrypt_all([]) == both.rotate_all([]) == []
+    stale = TheirFernet(keys[0]).encrypt_at_time(b"x", int(time.time()) - 100)
+    assert new.decrypt_all([stale, tokens[1]], ttl=50) == [None, b"x"]
+    for wrong in (b"bytes", [1], [None], 7):
+        with pytest.raises(TypeError):
+            new.encrypt_all(wrong)
+
+
 def test_fernet_with_its_keys_on_a_token(token, tmp_path):
     """Made by the command, as an operator does it."""
     uri = token.uri.replace("object=worker", "object=fernet")
@@ -331,9 +353,13 @@ def test_fernet_with_its_keys_on_a_token(token, tmp_path):
     in_memory = taskseal.Fernet(taskseal.Fernet.generate_key())
     both = taskseal.MultiFernet([fernet, in_memory])
     assert fernet.decrypt(both.rotate(in_memory.encrypt(b"x"))) == b"x"
+    many = [b"%d" % number for number in range(500)]
+    assert fernet.decrypt_all(both.rotate_all(in_memory.encrypt_all(many))) == many
     none = taskseal.Fernet.from_uri(uri.replace("object=fernet", "object=none"), deadline=5)
     with pytest.raises(FernetError):
         none.encrypt(b"x")
+    with pytest.raises(FernetError):
+        none.decrypt_all(fernet.encrypt_all(many))
 
 
 def test_a_message_can_be_looked_at(alice):

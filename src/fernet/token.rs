@@ -8,8 +8,6 @@ use zeroize::Zeroize as _;
 use super::{Fernet, FernetError};
 use crate::base64::{decode_url, encode_url, encoded_len};
 
-/// Version, time and IV: what stands before the ciphertext, in bytes.
-const HEADER: usize = 1 + 8 + 16;
 /// The tag, in bytes.
 const TAG: usize = 32;
 /// A block of AES, in bytes.
@@ -44,8 +42,8 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
-    /// How many bytes stand before the blocks.
-    pub(crate) const HEADER: usize = HEADER;
+    /// Version, time and IV: what stands before the ciphertext, in bytes.
+    pub(crate) const HEADER: usize = 1 + 8 + 16;
 
     /// A token to be sealed.
     pub(crate) fn new(data: &[u8], at: SystemTime, iv: [u8; 16]) -> Result<Self, FernetError> {
@@ -73,7 +71,7 @@ impl Token {
     /// How many bytes a token with this data has, if it may have so many.
     pub(super) fn check_len(data: &[u8]) -> Result<usize, FernetError> {
         let padding = BLOCK - data.len() % BLOCK;
-        let len = HEADER + data.len() + padding + TAG;
+        let len = Self::HEADER + data.len() + padding + TAG;
         if encoded_len(len) > Fernet::MAX_TOKEN_LEN {
             return Err(FernetError::TooLarge { len: data.len() });
         }
@@ -89,7 +87,7 @@ impl Token {
         let (len, tag) = (rest.len(), *tag);
         signed.truncate(len);
         let blocks = len
-            .checked_sub(HEADER)
+            .checked_sub(Self::HEADER)
             .filter(|len| *len >= BLOCK && len.is_multiple_of(BLOCK));
         if blocks.is_none() || signed.first() != Some(&VERSION) {
             return Err(FernetError::Refused);
@@ -116,7 +114,7 @@ impl Token {
         &mut self,
         seal: impl FnOnce([u8; 16], &mut Vec<u8>, usize) -> Result<[u8; 32], FernetError>,
     ) -> Result<(), FernetError> {
-        self.tag = seal(self.iv(), &mut self.signed, HEADER)?;
+        self.tag = seal(self.iv(), &mut self.signed, Self::HEADER)?;
         self.open = false;
         Ok(())
     }
@@ -129,7 +127,7 @@ impl Token {
         &mut self,
         open: impl FnOnce([u8; 16], &mut Vec<u8>, usize, &[u8; 32]) -> Result<(), FernetError>,
     ) -> Result<(), FernetError> {
-        let opened = open(self.iv(), &mut self.signed, HEADER, &self.tag);
+        let opened = open(self.iv(), &mut self.signed, Self::HEADER, &self.tag);
         // What failed on the way may have left some of the data.
         self.open = !matches!(opened, Err(FernetError::Refused));
         opened
@@ -137,7 +135,7 @@ impl Token {
 
     pub(crate) fn iv(&self) -> [u8; 16] {
         self.signed
-            .get(9..HEADER)
+            .get(9..Self::HEADER)
             .and_then(|iv| iv.try_into().ok())
             .unwrap_or_default()
     }
@@ -172,7 +170,7 @@ impl Token {
         let start = data
             .len()
             .checked_sub(padding)
-            .filter(|start| *start >= HEADER);
+            .filter(|start| *start >= Self::HEADER);
         let good = fresh
             && (1..=BLOCK).contains(&padding)
             && start
@@ -182,7 +180,7 @@ impl Token {
             return Err(FernetError::Refused);
         };
         data.truncate(start);
-        data.drain(..HEADER);
+        data.drain(..Self::HEADER);
         Ok(std::mem::take(data))
     }
 

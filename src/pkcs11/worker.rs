@@ -212,14 +212,13 @@ impl<S: Default + Send + 'static> Worker<S> {
             drop(awake);
         }
         let mut stage = lock(&self.desk.stage.0);
-        let mut rung = false;
         loop {
             match &mut *stage {
                 Stage::Job(_, caller) | Stage::Running(caller) if *caller == Caller::Awake => {
                     *caller = Caller::Asleep;
                 }
-                Stage::Running(Caller::Rung) if !rung => {
-                    rung = true;
+                Stage::Running(caller) if *caller == Caller::Rung => {
+                    *caller = Caller::Asleep;
                     drop(stage);
                     ask_for(MOMENT, Instant::now(), answered);
                     stage = lock(&self.desk.stage.0);
