@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use support::remote::{Server, client_module};
 use support::softhsm::{self, SoftHsm};
-use taskseal::pkcs11::Pkcs11Key;
+use taskseal::pkcs11::{self, Builder, Error, Pkcs11Key};
 use taskseal::{ErrorClass, SigningKey};
 
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -125,5 +125,26 @@ fn a_process_that_does_not_ignore_sigpipe_survives_a_server_that_is_killed() {
             }
         }
         assert!(key.statistics().reloads >= 3);
+    });
+}
+
+/// What has no deadline of the caller's own has the default one.
+#[test]
+fn listing_the_tokens_of_a_server_that_is_frozen_ends_at_the_deadline() {
+    test(|_, server| {
+        let list = || pkcs11::list_tokens(&client_module().unwrap());
+        assert_eq!(list().unwrap()[0].label, "lab");
+        server.freeze();
+        let start = Instant::now();
+        let error = list().unwrap_err();
+        let took = start.elapsed();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        let late = took.checked_sub(Builder::DEFAULT_DEADLINE);
+        assert!(
+            late.is_some_and(|late| late < Duration::from_secs(1)),
+            "{took:?}"
+        );
+        server.thaw();
+        assert_eq!(list().unwrap()[0].label, "lab");
     });
 }
