@@ -118,56 +118,6 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
     }
 }
 
-/// Keys that somebody else holds as well, to ask them how they are.
-impl<K: FernetKeys + ?Sized> FernetKeys for Arc<K> {
-    fn mac(&self, message: &[u8]) -> Result<[u8; 32], FernetError> {
-        (**self).mac(message)
-    }
-
-    fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
-        (**self).encrypt_blocks(iv, blocks)
-    }
-
-    fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError> {
-        (**self).decrypt_blocks(iv, blocks)
-    }
-
-    fn seal(
-        &self,
-        iv: [u8; 16],
-        token: &mut Vec<u8>,
-        header: usize,
-    ) -> Result<[u8; 32], FernetError> {
-        (**self).seal(iv, token, header)
-    }
-
-    fn open(
-        &self,
-        iv: [u8; 16],
-        token: &mut Vec<u8>,
-        header: usize,
-        tag: &[u8; 32],
-    ) -> Result<(), FernetError> {
-        (**self).open(iv, token, header, tag)
-    }
-
-    fn seal_all(
-        &self,
-        tokens: &mut dyn Iterator<Item = Token>,
-        done: &mut dyn FnMut(Token),
-    ) -> Result<(), FernetError> {
-        (**self).seal_all(tokens, done)
-    }
-
-    fn open_all(
-        &self,
-        tokens: &mut dyn Iterator<Item = Token>,
-        done: &mut dyn FnMut(Token),
-    ) -> Result<(), FernetError> {
-        (**self).open_all(tokens, done)
-    }
-}
-
 /// Compares two tags in constant time.
 ///
 /// # Errors
@@ -206,9 +156,13 @@ impl Fernet {
     /// Uses these keys.
     #[must_use]
     pub fn new(keys: impl FernetKeys + 'static) -> Self {
-        Self {
-            keys: Arc::new(keys),
-        }
+        Self::shared(Arc::new(keys))
+    }
+
+    /// Uses keys that somebody else holds as well, to ask them how they are.
+    #[must_use]
+    pub fn shared(keys: Arc<dyn FernetKeys>) -> Self {
+        Self { keys }
     }
 
     /// Encrypts `data` under a random IV and the time of the system's clock.
@@ -349,8 +303,7 @@ impl MultiFernet {
     ) -> Result<(Vec<u8>, SystemTime), FernetError> {
         let mut token = Token::parse(token)?;
         self.open(&mut token)?;
-        let time = token.time().ok_or(FernetError::Refused)?;
-        Ok((token.into_data(None, time)?, time))
+        token.into_data_and_time()
     }
 
     /// Encrypts what is in a token anew, with the first keys and the token's own time, so that its age goes on counting.

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::fault::{Chance, Fault, Faults};
-use support::fernet_pair::{KEY, both, cause, faulted, in_memory, named};
+use support::fernet_pair::{KEY, both, cause, faulted, imported, in_memory};
 use support::softhsm;
 use taskseal::ErrorClass;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::fernet::{Fernet, FernetError, MultiFernet};
-use taskseal::pkcs11::{self, Error, Rv};
+use taskseal::pkcs11::{Error, Rv};
 
 /// Messages that can be told apart, of many lengths.
 fn messages(count: usize) -> Vec<Vec<u8>> {
@@ -76,8 +76,7 @@ fn many_at_once_are_what_one_after_the_other_are() {
 fn tokens_of_keys_in_memory_are_rotated_to_keys_in_the_token() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        pkcs11::import_fernet_keys(&named(&token, "q"), &KEY).unwrap();
-        let new = named(&token, "q").open_fernet_keys().unwrap();
+        let new = imported(&token).open_fernet_keys().unwrap();
         let old = Fernet::new(SoftwareKeys::generate().unwrap());
         let messages = messages(50);
         let mut tokens = old.encrypt_all(&messages[..40]).unwrap();
@@ -188,8 +187,7 @@ impl AsRef<[u8]> for Bad {
 fn a_panic_of_the_callers_leaves_the_session_in_order() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        pkcs11::import_fernet_keys(&named(&token, "q"), &KEY).unwrap();
-        let keys = named(&token, "q").max_sessions(1);
+        let keys = imported(&token).max_sessions(1);
         let fernet = Fernet::new(keys.open_fernet_keys().unwrap());
         for place in [0, 1, 2, 77] {
             // Each is read for its length, and then once more.
@@ -210,9 +208,8 @@ fn a_panic_of_the_callers_leaves_the_session_in_order() {
 fn each_token_is_counted() {
     softhsm::test(|hsm| {
         let token = hsm.token("lab");
-        pkcs11::import_fernet_keys(&named(&token, "q"), &KEY).unwrap();
-        let keys = Arc::new(named(&token, "q").open_fernet_keys().unwrap());
-        let fernet = Fernet::new(keys.clone());
+        let keys = Arc::new(imported(&token).open_fernet_keys().unwrap());
+        let fernet = Fernet::shared(keys.clone());
         let tokens = fernet.encrypt_all(&messages(90)).unwrap();
         fernet.decrypt_all(&tokens, None).unwrap();
         let statistics = keys.statistics();

@@ -63,7 +63,7 @@ impl Fernet {
 
     /// Encrypts `data`: a token.
     fn encrypt<'py>(&self, py: Python<'py>, data: Input<'_>) -> PyResult<Bound<'py, PyBytes>> {
-        encrypt(py, &ManyKeys::new(self.open_now(py)?, []), &data)
+        encrypt(py, &self.open_now(py)?.into(), &data)
     }
 
     /// Decrypts a token; with `ttl`, only one that is at most that many seconds old.
@@ -74,7 +74,7 @@ impl Fernet {
         token: Input<'_>,
         ttl: Option<f64>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        decrypt(py, &ManyKeys::new(self.open_now(py)?, []), &token, ttl)
+        decrypt(py, &self.open_now(py)?.into(), &token, ttl)
     }
 
     /// Encrypts each of `data`: their tokens, in their order. With keys on a token faster than one after the other.
@@ -83,7 +83,7 @@ impl Fernet {
         py: Python<'py>,
         data: Vec<Input<'_>>,
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-        encrypt_all(py, &ManyKeys::new(self.open_now(py)?, []), &data)
+        encrypt_all(py, &self.open_now(py)?.into(), &data)
     }
 
     /// Decrypts each of `tokens`, in their order: `None` in the place of one that is refused.
@@ -94,7 +94,7 @@ impl Fernet {
         tokens: Vec<Input<'_>>,
         ttl: Option<f64>,
     ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
-        decrypt_all(py, &ManyKeys::new(self.open_now(py)?, []), &tokens, ttl)
+        decrypt_all(py, &self.open_now(py)?.into(), &tokens, ttl)
     }
 
     fn __repr__(&self) -> String {
@@ -202,10 +202,7 @@ impl MultiFernet {
         let (tokens, keys) = (bytes(&tokens)?, self.open_now(py)?);
         let rotated =
             detached(py, || keys.rotate_all(&tokens)).map_err(|error| error.into_py_err())?;
-        let rotated = rotated.into_iter().map(unless_refused);
-        rotated
-            .map(|token| Ok(token?.map(|token| PyBytes::new(py, token.as_bytes()))))
-            .collect()
+        unless_refused(py, rotated)
     }
 
     fn __repr__(&self) -> &'static str {
@@ -263,23 +260,25 @@ fn decrypt_all<'py>(
     let ttl = ttl.map(|ttl| choices::seconds("ttl", ttl)).transpose()?;
     let opened = detached(py, || keys.decrypt_all(&tokens, ttl));
     let opened = opened.map_err(|error| error.into_py_err())?;
-    let opened = opened.into_iter().map(unless_refused);
-    opened
-        .map(|data| Ok(data?.map(|data| PyBytes::new(py, &Zeroizing::new(data)))))
-        .collect()
+    let opened = opened.into_iter().map(|data| data.map(Zeroizing::new));
+    unless_refused(py, opened)
 }
 
 fn bytes<'a>(inputs: &'a [Input<'_>]) -> PyResult<Vec<&'a [u8]>> {
     inputs.iter().map(Input::as_bytes).collect()
 }
 
-/// None for a token that is refused.
-fn unless_refused<T>(result: Result<T, FernetError>) -> PyResult<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
+/// The answers for many tokens: None for one that is refused.
+fn unless_refused<T: AsRef<[u8]>>(
+    py: Python<'_>,
+    answers: impl IntoIterator<Item = Result<T, FernetError>>,
+) -> PyResult<Vec<Option<Bound<'_, PyBytes>>>> {
+    let answer = |answer: Result<T, FernetError>| match answer {
+        Ok(bytes) => Ok(Some(PyBytes::new(py, bytes.as_ref()))),
         Err(FernetError::Refused) => Ok(None),
         Err(error) => Err(error.into_py_err()),
-    }
+    };
+    answers.into_iter().map(answer).collect()
 }
 
 fn text(py: Python<'_>, token: Result<String, FernetError>) -> PyResult<Bound<'_, PyBytes>> {

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::token::Token;
 use super::{Fernet, FernetError, MultiFernet};
@@ -76,17 +76,13 @@ impl MultiFernet {
         ttl: Option<Duration>,
     ) -> Result<Vec<Result<Vec<u8>, FernetError>>, FernetError> {
         let now = SystemTime::now();
-        let mut all: Vec<_> = tokens.iter().map(|_| Err(FernetError::Refused)).collect();
-        let opened = self.open_all(tokens, |place, token| {
-            if let Some(data) = all.get_mut(place) {
-                *data = token.into_data(ttl, now);
-            }
-        });
-        if let Err(error) = opened {
-            all.iter_mut().flatten().for_each(|data| data.zeroize());
-            return Err(error);
-        }
-        Ok(all)
+        let opened = self.open_all(tokens, |token| {
+            token.into_data(ttl, now).map(Zeroizing::new)
+        })?;
+        let opened = opened.into_iter();
+        Ok(opened
+            .map(|data| data.map(|mut data| std::mem::take(&mut *data)))
+            .collect())
     }
 
     /// As [`rotate`](Self::rotate) for each of `tokens`, in their order.
@@ -97,59 +93,47 @@ impl MultiFernet {
         &self,
         tokens: &[T],
     ) -> Result<Vec<Result<String, FernetError>>, FernetError> {
-        let mut opened = Vec::with_capacity(tokens.len());
-        self.open_all(tokens, |place, token| {
-            let Some(time) = token.time() else { return };
-            if let Ok(data) = token.into_data(None, time) {
-                opened.push((place, Zeroizing::new(data), time));
-            }
+        let opened = self.open_all(tokens, |token| {
+            let (data, time) = token.into_data_and_time()?;
+            Ok((Zeroizing::new(data), time))
         })?;
-        let texts = self.first.seal_all(
-            opened
-                .iter()
-                .map(|(_, data, time)| (data.as_slice(), *time)),
-        )?;
-        let mut all: Vec<_> = tokens.iter().map(|_| Err(FernetError::Refused)).collect();
-        for ((place, ..), text) in opened.iter().zip(texts) {
-            if let Some(rotated) = all.get_mut(*place) {
-                *rotated = Ok(text);
-            }
-        }
-        Ok(all)
+        let data = opened.iter().flatten();
+        let data = data.map(|(data, time)| (data.as_slice(), *time));
+        let mut texts = self.first.seal_all(data)?.into_iter();
+        let rotated = opened.into_iter();
+        Ok(rotated
+            .map(|opened| opened.and_then(|_| texts.next().ok_or(FernetError::Refused)))
+            .collect())
     }
 
-    /// Opens each token with whichever keys made it; those that are left out were refused.
-    fn open_all<T: AsRef<[u8]>>(
+    /// Opens each token with whichever keys made it: what `read` makes of them, in their order.
+    fn open_all<T: AsRef<[u8]>, R>(
         &self,
         tokens: &[T],
-        mut opened: impl FnMut(usize, Token),
-    ) -> Result<(), FernetError> {
-        let mut refused = Vec::new();
-        let mut sort = |token: Token, refused: &mut Vec<Token>| {
-            if token.is_open() {
-                opened(token.place, token);
-            } else {
-                refused.push(token);
-            }
-        };
-        let mut parsed = tokens.iter().enumerate().filter_map(|(place, text)| {
+        read: impl Fn(Token) -> Result<R, FernetError>,
+    ) -> Result<Vec<Result<R, FernetError>>, FernetError> {
+        let mut all: Vec<_> = tokens.iter().map(|_| Err(FernetError::Refused)).collect();
+        let parsed = tokens.iter().enumerate().filter_map(|(place, text)| {
             let mut token = Token::parse(text.as_ref()).ok()?;
             token.place = place;
             Some(token)
         });
-        self.first
-            .keys
-            .open_all(&mut parsed, &mut |token| sort(token, &mut refused))?;
-        for fernet in &self.others {
+        let mut left: Box<dyn Iterator<Item = Token> + '_> = Box::new(parsed);
+        for fernet in std::iter::once(&self.first).chain(&self.others) {
+            let mut refused = Vec::new();
+            fernet.keys.open_all(&mut left, &mut |token| {
+                if !token.is_open() {
+                    refused.push(token);
+                } else if let Some(place) = all.get_mut(token.place) {
+                    *place = read(token);
+                }
+            })?;
             if refused.is_empty() {
                 break;
             }
-            let mut tokens = std::mem::take(&mut refused).into_iter();
-            fernet
-                .keys
-                .open_all(&mut tokens, &mut |token| sort(token, &mut refused))?;
+            left = Box::new(refused.into_iter());
         }
-        Ok(())
+        Ok(all)
     }
 }
 

@@ -50,16 +50,13 @@ impl Token {
         let len = Self::check_len(data)?;
         // A clock before 1970 has no Fernet time; such a token would be refused as too old anyway.
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let padding = BLOCK - data.len() % BLOCK;
         let mut signed = Vec::with_capacity(len);
         signed.push(VERSION);
         signed.extend_from_slice(&seconds.to_be_bytes());
         signed.extend_from_slice(&iv);
         signed.extend_from_slice(data);
-        signed.extend(std::iter::repeat_n(
-            u8::try_from(padding).unwrap_or_default(),
-            padding,
-        ));
+        let padding = len - TAG - signed.len();
+        signed.resize(len - TAG, u8::try_from(padding).unwrap_or_default());
         Ok(Self {
             signed,
             tag: [0; TAG],
@@ -182,6 +179,12 @@ impl Token {
         data.truncate(start);
         data.drain(..Self::HEADER);
         Ok(std::mem::take(data))
+    }
+
+    /// The same, whatever its age is, and its time.
+    pub(super) fn into_data_and_time(self) -> Result<(Vec<u8>, SystemTime), FernetError> {
+        let time = self.time().ok_or(FernetError::Refused)?;
+        Ok((self.into_data(None, time)?, time))
     }
 
     fn check_age(&self, ttl: Option<Duration>, at: SystemTime) -> Result<(), FernetError> {

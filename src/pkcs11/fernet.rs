@@ -40,7 +40,7 @@ use crate::fernet::{FernetError, FernetKeys, Token};
 /// May be used from many threads at once, and in a process that was forked after they were opened. Sessions, deadlines
 /// and recovery are those of [`Pkcs11Signer`](super::Pkcs11Signer); data in memory is at most three times the token's size,
 /// or with many at once, that of what the token does in some milliseconds. To ask for their [`health`](Self::health) while a
-/// [`Fernet`](crate::fernet::Fernet) has them, give it an `Arc` of them.
+/// [`Fernet`](crate::fernet::Fernet) has them, share them with it ([`Fernet::shared`](crate::fernet::Fernet::shared)).
 ///
 /// ```no_run
 /// use taskseal::fernet::Fernet;

@@ -35,6 +35,13 @@ pub fn offering_all_but(token: &Token, not_offered: &[MechanismKind]) -> Builder
     builder.object_label("queue")
 }
 
+/// [`KEY`] on a token, to be opened.
+pub fn imported(token: &Token) -> Builder {
+    let builder = named(token, "q");
+    pkcs11::import_fernet_keys(&builder, &KEY).unwrap();
+    builder
+}
+
 /// A pair on a token behind a module that gets faults.
 pub fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
     faulted_with(token, [])
@@ -42,7 +49,7 @@ pub fn faulted(token: &Token) -> (Fernet, Arc<Faults>) {
 
 /// The same, with these faults when the pair is opened and encrypts for the first time.
 pub fn faulted_with<const N: usize>(token: &Token, first: [Fault; N]) -> (Fernet, Arc<Faults>) {
-    pkcs11::import_fernet_keys(&named(token, "q"), &KEY).unwrap();
+    let _ = imported(token);
     let (builder, faults) = token.faulty();
     faults.script("C_Encrypt", first);
     let keys = builder
