@@ -327,6 +327,21 @@ fn token_fernet() -> Vec<Outcome> {
             None,
             on_a_thread(|| bare.calls(&mut blocks, &mut out)),
         );
+        for what in [&many, &one] {
+            let ours = if *what == many {
+                decrypted_at_once(&fernet, made.as_bytes(), at_once(size))
+            } else {
+                timed(|| fernet.decrypt(made.as_bytes(), None).unwrap())
+            };
+            outcomes.push(compare(
+                effort,
+                &what.replace("encrypt", "decrypt"),
+                ours,
+                "a bare loop of the same calls",
+                on_a_thread(|| asking.opening_calls(&mut blocks, &mut out)),
+                (size < 64 * KIB).then_some(0.95),
+            ));
+        }
     }
     outcomes
 }
@@ -338,12 +353,25 @@ fn at_once(size: usize) -> usize {
 
 /// Times messages that are encrypted so many in one go.
 fn all_at_once<'a>(fernet: &'a Fernet, data: &'a [u8], most: usize) -> Timed<'a> {
-    Box::new(move |times| {
-        let messages = vec![data; times as usize];
-        let started = Instant::now();
-        for some in messages.chunks(most) {
-            std::hint::black_box(fernet.encrypt_all(some).unwrap());
+    in_groups(data, most, |some| {
+        std::hint::black_box(fernet.encrypt_all(some).unwrap());
+    })
+}
+
+/// Times tokens that are decrypted so many in one go.
+fn decrypted_at_once<'a>(fernet: &'a Fernet, token: &'a [u8], most: usize) -> Timed<'a> {
+    in_groups(token, most, |some| {
+        for data in std::hint::black_box(fernet.decrypt_all(some, None).unwrap()) {
+            data.unwrap();
         }
+    })
+}
+
+fn in_groups<'a>(one: &'a [u8], most: usize, run: impl Fn(&[&[u8]]) + 'a) -> Timed<'a> {
+    Box::new(move |times| {
+        let all = vec![one; times as usize];
+        let started = Instant::now();
+        all.chunks(most).for_each(&run);
         started.elapsed()
     })
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_FUNCTION_LIST, CK_KEY_TYPE, CK_MECHANISM, CK_OBJECT_CLASS, CK_OBJECT_HANDLE,
-    CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE, CKA_CLASS, CKA_KEY_TYPE, CKA_LABEL,
-    CKF_SERIAL_SESSION, CKG_MGF1_SHA256, CKK_AES, CKK_GENERIC_SECRET, CKK_RSA, CKM_AES_CBC,
-    CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_HMAC, CKO_PRIVATE_KEY, CKO_SECRET_KEY, CKR_OK,
+    CK_ATTRIBUTE, CK_C_Encrypt, CK_C_EncryptInit, CK_FUNCTION_LIST, CK_KEY_TYPE, CK_MECHANISM,
+    CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_RSA_PKCS_PSS_PARAMS, CK_SESSION_HANDLE, CKA_CLASS,
+    CKA_KEY_TYPE, CKA_LABEL, CKF_SERIAL_SESSION, CKG_MGF1_SHA256, CKK_AES, CKK_GENERIC_SECRET,
+    CKK_RSA, CKM_AES_CBC, CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_HMAC, CKO_PRIVATE_KEY,
+    CKO_SECRET_KEY, CKR_OK,
 };
 use libloading::Library;
 use taskseal::certificate::issue;
@@ -239,6 +240,39 @@ impl BareFernet {
 
     /// `C_EncryptInit` and `C_Encrypt`; `blocks` is as long as `out`.
     fn encrypt(&mut self, iv: &mut [u8; 16], blocks: &mut [u8], out: &mut [u8]) {
+        // SAFETY: as in `BareSession::open`.
+        let functions = unsafe { &*self.session.functions };
+        self.crypt(
+            functions.C_EncryptInit,
+            functions.C_Encrypt,
+            iv,
+            blocks,
+            out,
+        );
+    }
+
+    /// `C_DecryptInit` and `C_Decrypt`; `blocks` is as long as `out`.
+    fn decrypt(&mut self, iv: &mut [u8; 16], blocks: &mut [u8], out: &mut [u8]) {
+        // SAFETY: as in `BareSession::open`.
+        let functions = unsafe { &*self.session.functions };
+        self.crypt(
+            functions.C_DecryptInit,
+            functions.C_Decrypt,
+            iv,
+            blocks,
+            out,
+        );
+    }
+
+    fn crypt(
+        &mut self,
+        init: CK_C_EncryptInit,
+        crypt: CK_C_Encrypt,
+        iv: &mut [u8; 16],
+        blocks: &mut [u8],
+        out: &mut [u8],
+    ) {
+        let (init, crypt) = (init.unwrap(), crypt.unwrap());
         let mut cipher = CK_MECHANISM {
             mechanism: CKM_AES_CBC,
             pParameter: iv.as_mut_ptr().cast(),
@@ -246,21 +280,18 @@ impl BareFernet {
         };
         let mut len = out.len() as u64;
         let session = self.session.session;
+        let (from, to) = (blocks.as_mut_ptr(), out.as_mut_ptr());
+        let blocks_len = blocks.len() as u64;
         // SAFETY: as in `BareSession::open`; the lengths are those of the buffers.
         unsafe {
-            let functions = &*self.session.functions;
-            let init = functions.C_EncryptInit.unwrap();
             assert_eq!(init(session, &mut cipher, self.encrypting), CKR_OK);
-            let encrypt = functions.C_Encrypt.unwrap();
-            let (from, to) = (blocks.as_mut_ptr(), out.as_mut_ptr());
-            let blocks_len = blocks.len() as u64;
             if self.asks {
-                let asked = encrypt(session, from, blocks_len, ptr::null_mut(), &mut len);
+                let asked = crypt(session, from, blocks_len, ptr::null_mut(), &mut len);
                 assert_eq!(asked, CKR_OK);
             }
-            assert_eq!(encrypt(session, from, blocks_len, to, &mut len), CKR_OK);
-            assert_eq!(len, blocks.len() as u64);
+            assert_eq!(crypt(session, from, blocks_len, to, &mut len), CKR_OK);
         }
+        assert_eq!(len, blocks.len() as u64);
     }
 
     /// `C_SignInit` and `C_Sign`.
@@ -314,6 +345,12 @@ impl BareFernet {
     pub fn calls(&mut self, blocks: &mut [u8], out: &mut [u8]) {
         self.encrypt(&mut [7; 16], blocks, out);
         self.sign(out, &mut [0; 32]);
+    }
+
+    /// The calls that open a token, in their order: the tag, then the blocks.
+    pub fn opening_calls(&mut self, blocks: &mut [u8], out: &mut [u8]) {
+        self.sign(blocks, &mut [0; 32]);
+        self.decrypt(&mut [7; 16], blocks, out);
     }
 }
 
