@@ -268,6 +268,11 @@ python_package() {
     rm -rf "$wheels"
     "$venv/bin/maturin" build --locked --quiet --manifest-path python/Cargo.toml --interpreter "$venv/bin/python" \
         --out "$wheels" "$@" || return 1
-    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps --force-reinstall \
-        "$wheels"/taskseal-*.whl
+    python_package_again "$venv"
+}
+
+# python_package_again VENV: installs into the environment what `python_package` built.
+python_package_again() {
+    "$1/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --no-deps --force-reinstall \
+        "${CARGO_TARGET_DIR:-target}"/wheels/taskseal-*.whl
 }

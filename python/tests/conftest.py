@@ -212,3 +212,10 @@ def command():
     target = os.environ.get("CARGO_TARGET_DIR") or Path(__file__).parents[2] / "target"
     path = Path(os.environ.get("TASKSEAL_COMMAND") or Path(target) / "debug" / "taskseal")
     return path if path.exists() else skip(f"{path} is not built: cargo build --package taskseal-cli")
+
+
+def environment_of(name):
+    """The Python of an environment that `scripts/test` makes."""
+    target = os.environ.get("CARGO_TARGET_DIR") or Path(__file__).parents[2] / "target"
+    python = Path(target).absolute() / "venv" / name / "bin" / "python"
+    return str(python) if python.exists() else skip(f"there is no {python}: ./scripts/test makes it")

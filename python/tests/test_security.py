@@ -1,6 +1,7 @@
 """The drop-in for `celery.security`: its names, arguments and exceptions, its bytes, and what it refuses beyond it."""
 
 import base64
+import importlib
 import json
 import os
 import time
@@ -221,6 +222,31 @@ def test_stores_of_files(alice, bob, tmp_path):
         (tmp_path / "bad.pem").write_text(bad)
         with pytest.raises(SecurityError):
             FSCertStore(str(tmp_path))
+
+
+def test_certificates_are_equal_byte_for_byte(alice, bob):
+    one, same, other = Certificate(alice.pem), Certificate(alice.pem.encode()), Certificate(bob.pem)
+    assert one == same and hash(one) == hash(same) and one != other and one != alice.pem and one is not None
+    assert other != Certificate(identity("bob", nth="alice").pem)  # the same name and number, another key
+    store = CertStore()
+    store.add_cert(one)
+    store.add_cert(other)
+    assert all(cert in (same, other) for cert in store.itercerts()) and len(set(store.itercerts()) | {same}) == 2
+
+
+def test_names_of_celerys_modules_are_here():
+    """Those that Celery's own unit tests use."""
+    for module, names in {
+        "": ["setup_security", "disable_untrusted_serializers", "register_auth", "registry", "_disable_insecure_serializers"],
+        "certificate": ["Certificate", "CertStore", "FSCertStore"],
+        "key": ["PrivateKey"],
+        "serialization": ["DEFAULT_SEPARATOR", "SecureSerializer", "register_auth"],
+        "utils": ["get_digest_algorithm", "reraise_errors"],
+    }.items():
+        here, theirs = (importlib.import_module(f"{package}{module and '.' + module}")
+                        for package in ("taskseal.celery", "celery.security"))  # fmt: skip
+        assert all(hasattr(here, name) and hasattr(theirs, name) for name in names), module
+    assert taskseal.celery.serialization.DEFAULT_SEPARATOR == celery.security.serialization.DEFAULT_SEPARATOR
 
 
 def test_a_store_that_looks_certificates_up_itself(alice, bob):

@@ -7,7 +7,8 @@ on a PKCS#11 token. See `docs/celery.md` for what is refused. `setup_sealing` se
 from functools import partial
 
 from celery.exceptions import ImproperlyConfigured
-from kombu.serialization import disable_insecure_serializers, registry
+from kombu.serialization import disable_insecure_serializers as _disable_insecure_serializers
+from kombu.serialization import registry
 
 from .certificate import Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
@@ -66,7 +67,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
 
         app = current_app._get_current_object()
 
-    disable_insecure_serializers(allowed_serializers)
+    _disable_insecure_serializers(allowed_serializers)
 
     conf = app.conf
     check_settings(conf)
@@ -119,4 +120,4 @@ def task_consumer(app, channel, queues=None, accept=None, **options):
 
 def disable_untrusted_serializers(whitelist=None):
     """Lets kombu load only what these serializers made."""
-    disable_insecure_serializers(allowed=whitelist)
+    _disable_insecure_serializers(allowed=whitelist)

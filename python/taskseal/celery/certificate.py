@@ -56,6 +56,13 @@ class Certificate:
             if not self.native.verifies(ensure_bytes(data), ensure_bytes(signature), digest):
                 raise ValueError("it is not this key's signature of this data with this digest")
 
+    def __eq__(self, other):
+        """Whether it is the same certificate, byte for byte."""
+        return self.native == other.native if isinstance(other, Certificate) else NotImplemented
+
+    def __hash__(self):
+        return hash(self.native)
+
     def __repr__(self):
         return f"<{type(self).__name__} {self.get_id()!r}>"
 

@@ -5,6 +5,7 @@ import lzma
 import sys
 import zlib
 from functools import partial
+from importlib.util import find_spec
 
 from celery.exceptions import SecurityError
 from kombu import compression
@@ -25,13 +26,57 @@ _DECOMPRESSORS = {
     "application/x-lzma": partial(lzma.LZMADecompressor, memlimit=_MAX_WINDOW),
 }
 
+
+class _Zstandard:
+    """The decompressor of the package `zstandard`, which kombu uses before 5.7, in the form of the others.
+
+    That package keeps no limit where it can tell where a frame ends: the end is looked for here.
+    """
+
+    _PIECE = 1024 * 1024
+    _RLE, _RESERVED = 1, 3
+
+    def decompress(self, data, max_length):
+        import zstandard
+
+        end = self._end(zstandard, data)
+        self.unused_data = data[end:]
+        made = bytearray()
+        with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(data[:end]) as reader:
+            while len(made) < max_length:
+                piece = reader.read(min(self._PIECE, max_length - len(made)))
+                if not piece:
+                    break
+                made += piece
+        # A frame that is cut off has no end, and `_end` raised.
+        self.eof = True
+        return bytes(made)
+
+    def _end(self, zstandard, data):
+        """Where the first frame ends: RFC 8878, 3.1.1. Raises for one that is not whole."""
+        at, last = zstandard.frame_header_size(data), False
+        while not last:
+            header = int.from_bytes(data[at : at + 3], "little")
+            last, kind, size = header & 1, header >> 1 & 3, header >> 3
+            if kind == self._RESERVED:
+                raise ValueError("a block of no known type")
+            at += 3 + (1 if kind == self._RLE else size)
+            if at > len(data):
+                raise EOFError
+        at += 4 if zstandard.get_frame_parameters(data).has_checksum else 0
+        if at > len(data):
+            raise EOFError
+        return at
+
+
 try:
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:
         from backports import zstd
 except ImportError:
-    pass
+    if find_spec("zstandard"):
+        _DECOMPRESSORS["application/zstd"] = _Zstandard
 else:
     _DECOMPRESSORS["application/zstd"] = zstd.ZstdDecompressor
 

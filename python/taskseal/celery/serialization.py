@@ -16,6 +16,8 @@ __all__ = ("SecureSerializer", "register_auth")
 
 #: The outer content type of sealed messages.
 CONTENT_TYPE = "application/data"
+#: What is between the fields of an envelope. Here for those who take envelopes apart, as in Celery.
+DEFAULT_SEPARATOR = b"\x00\x01"
 #: Refused in an application that signs, like every content that is not sealed.
 REFUSED_CONTENT_TYPE = "application/text"
 

@@ -19,6 +19,8 @@ class Place:
 
     environment: dict
     directory: Path
+    #: The Python of its processes: that of the tests unless an environment with another Celery is meant.
+    python: str = sys.executable
 
     @property
     def witness(self):
@@ -58,7 +60,7 @@ class Worker:
         self._log = open(self.log_path, "ab")
         self.name = f"{name}@localhost"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "info", "-n", self.name, *arguments],
+            [place.python, "-m", "celery", "-A", app, "worker", "-l", "info", "-n", self.name, *arguments],
             env=place.environment, cwd=place.directory, stdout=self._log, stderr=self._log, start_new_session=True,
         )  # fmt: skip
 
@@ -104,7 +106,7 @@ def worker(place, *arguments, **options):
 def client(place, program, *arguments, seconds=120):
     """Runs a script of `worker/` as a client of the application; what it printed."""
     done = subprocess.run(
-        [sys.executable, str(WORKER / program), *arguments],
+        [place.python, str(WORKER / program), *arguments],
         env=place.environment, cwd=place.directory, capture_output=True, text=True, timeout=seconds,
     )  # fmt: skip
     if done.returncode != 0:

@@ -1,0 +1,47 @@
+"""The versions of Celery that are promised, each with the newest kombu of its line: what Celery offers works sealed.
+
+The environments are made by `scripts/test`, with the same wheel of this package as the one that the other tests use.
+"""
+
+import subprocess
+from dataclasses import replace
+
+import pytest
+import redis as redis_py
+from conftest import environment_of
+from support.workers import WORKER, client, place, worker
+
+import taskseal
+
+VERSIONS = ["5.5", "5.6"]
+
+
+@pytest.fixture(params=VERSIONS)
+def python(request):
+    return environment_of(f"celery-{request.param}"), request.param
+
+
+def test_everything_that_celery_offers(tmp_path, token, redis, python):
+    executable, version = python
+    installed = subprocess.run(
+        [executable, "-c", "import celery, kombu.compression as c; print(celery.__version__, 'zstd' in c._aliases)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert installed.stdout.startswith(f"{version}.") and installed.stdout.split()[1] == "True"
+    redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
+    where = place(tmp_path, token.identity, f"sealed-redis://{redis}/0", f"sealed-redis://{redis}/1", key=token.uri,
+                  encryption_keys=[taskseal.Fernet.generate_key().decode()],
+                  SOFTHSM2_CONF=token.configuration)  # fmt: skip
+    where = replace(where, python=executable)
+    with worker(where, "-P", "prefork", "-c", "2", "-Q", "celery,second", "-E") as running:
+        try:
+            print(client(where, "features.py", seconds=170))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{running.log[-4000:]}") from None
+    assert "refused:" not in running.log
+
+
+def test_the_decompressor_of_these_versions_keeps_a_limit(python):
+    executable, _ = python
+    done = subprocess.run([executable, str(WORKER / "zstandard_limits.py")], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
