@@ -19,6 +19,9 @@ logger = logging.getLogger("taskseal.celery")
 #: The outer content type of a message that is sealed whole.
 CONTENT_TYPE = "application/x-taskseal"
 
+#: The longest sealed message, in bytes, unless another one is given.
+MAX_MESSAGE_LEN = 64 * 1024 * 1024
+
 #: The scheme of a sealed transport or backend begins with it.
 SCHEME = "sealed-"
 
@@ -55,6 +58,8 @@ class Sealing:
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age or 10 * 365 * 24 * 3600.0, **opener)
         self.lifetime = max_age + clock_skew
         self.broadcast_skew = broadcast_skew
+        #: The longest sealed message, in bytes.
+        self.max_len = max_len or MAX_MESSAGE_LEN
         self.max_body_len = checked(max_body_len)
         self.refused = refused
         self.dead_letter_queue = dead_letter_queue

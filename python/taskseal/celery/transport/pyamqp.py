@@ -9,6 +9,7 @@ from kombu.transport import pyamqp
 
 from ...errors import OpenError
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Unanswered, current, logger
+from . import frames
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
 
 
@@ -101,9 +102,11 @@ class Channel(pyamqp.Channel):
         """
         tag = msg.delivery_info["delivery_tag"]
         try:
-            if msg.properties.get("content_type") != CONTENT_TYPE:
-                found = str(msg.properties.get("content_type"))[:120]
+            found = msg.properties.get("content_type")
+            if found != CONTENT_TYPE:
                 raise OpenError(f"the message is not sealed: its content type is {found!r}", reason="not-sealed")
+            if msg.properties.get("type") == frames.TOO_LARGE:
+                raise OpenError(f"the message is longer than {self.sealing.max_len} bytes", reason="too-large")
             opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
             known = self._in_flight.check(opened, queue, tag)
             body = self.sealing.body(message)
@@ -165,6 +168,7 @@ class Connection(pyamqp.Connection):
     def __init__(self, *args, sealing=None, **kwargs):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
+        kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         super().__init__(*args, **kwargs)
 
 
