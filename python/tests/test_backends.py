@@ -142,26 +142,6 @@ def test_what_is_not_this_result_counts_as_none(backend, bob):
     assert backend.get_result("two") == 2
 
 
-def test_a_part_of_a_chord_counts_once_and_in_its_own_chord(redis, alice):
-    sealing = Sealing(alice.signer(), taskseal.CertStore([alice.native]))
-    backend = SealedRedisBackend(app=application(sealing), url=f"sealed-redis://{redis}/0")
-
-    def within(group):
-        backend._chord.group, backend._chord.parts = group, set()
-
-    within("other")
-    elsewhere = backend.encode([1, "three", states.SUCCESS, 3])
-    within("group")
-    one, two, again = (backend.encode([1, id, states.SUCCESS, 7]) for id in ("one", "two", "two"))
-    assert backend.decode(one) == [1, "one", "SUCCESS", 7] and backend.decode(two)[1] == "two"
-    for bad, reason in ((one, "replayed"), (again, "replayed"), (elsewhere, "context"), (b'[1, "four", "SUCCESS", 4]', None)):
-        with pytest.raises(OpenError) as raised:
-            backend.decode(bad)
-        assert reason in (None, raised.value.reason)
-    within("group")
-    assert backend.decode(again)[1] == "two"
-
-
 def test_nothing_is_decoded_that_was_not_opened(backend):
     payload = json.dumps({"status": "SUCCESS", "result": 2, "task_id": "two"}).encode()
     with pytest.raises(OpenError):

@@ -4,16 +4,17 @@ What is stored is bound to the key that it is stored under: the result of one ta
 does not verify counts as none: a result that is not there yet.
 """
 
-import threading
-
 from celery.backends.redis import RedisBackend, ResultConsumer
+from celery.result import GroupResult
+from celery.utils.functional import _regen
 from kombu.utils.objects import cached_property
 
 from ..errors import OpenError
+from .chords import Chord
 from .sealing import KEYS, SCHEME, current
 
 #: What a value is sealed for.
-RESULT, GROUP, CHORD, PART, OTHER = "celery-result", "celery-group", "celery-chord", "celery-chord-part", "celery-other"
+RESULT, GROUP, CHORD, OTHER = "celery-result", "celery-group", "celery-chord", "celery-other"
 
 
 class Verified(bytes):
@@ -27,7 +28,6 @@ class SealedBackendMixin:
     """
 
     def __init__(self, *args, **kwargs):
-        self._chord = threading.local()
         super().__init__(*args, **kwargs)
         self.sealing  # noqa: B018  a backend without keys is no backend
 
@@ -73,8 +73,13 @@ class SealedBackendMixin:
         # Some backends make `mget` of `get`.
         if not value or isinstance(value, Verified):
             return value or None
+        opened = self.opened(value, purpose, context)
+        return None if opened is None else Verified(opened.payload)
+
+    def opened(self, value, purpose, context):
+        """What was sealed for this purpose and context, or None when the value does not verify."""
         try:
-            return Verified(self.sealing.results.open_payload(value, purpose, context).payload)
+            return self.sealing.results.open_payload(value, purpose, context)
         except (OpenError, TypeError) as error:
             if getattr(error, "reason", None) == KEYS:
                 raise
@@ -86,18 +91,13 @@ class SealedBackendMixin:
     def decode(self, payload):
         if payload is None:
             return None
-        group = getattr(self._chord, "group", None)
-        if group is not None and not isinstance(payload, Verified):
-            # Raises for a part that does not verify: such a chord has failed, and says so.
-            payload = Verified(self.sealing.results.open_payload(payload, PART, group).payload)
-            part = super().decode(bytes(payload))
-            if part[1] in self._chord.parts:
-                raise OpenError(f"the part {part[1]!r} of a chord is there twice", reason="replayed")
-            self._chord.parts.add(part[1])
-            return part
         if not isinstance(payload, Verified):
             raise OpenError("a result that was not opened", reason="not-sealed")
         return super().decode(bytes(payload))
+
+    def decode_opened(self, payload):
+        """What is in a payload that was opened."""
+        return self.decode(Verified(payload))
 
     def open_result(self, payload):
         """The result in a payload that came without its key, such as a notification. None when it does not verify."""
@@ -132,6 +132,8 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
     ResultConsumer = SealedResultConsumer
 
     def __init__(self, *args, url=None, **kwargs):
+        #: The chords that were applied, and whose size is not set yet, with groups in their header.
+        self._nested = set()
         # Celery gives the URL with its own scheme.
         if url is not None and url.startswith(SCHEME):
             url = url[len(SCHEME) :]
@@ -148,25 +150,30 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
         """The URL, for people: the worker's banner shows it."""
         return SCHEME + super().as_uri(include_password)
 
-    def encode(self, data):
-        payload = super().encode(data)
-        group = getattr(self._chord, "group", None)
-        if group is not None and isinstance(data, (list, tuple)):
-            return self._seal(PART, group, payload)
-        return payload
+    # --- Chords ---
+
+    def apply_chord(self, header_result_args, body, **kwargs):
+        group, results = header_result_args[:2]
+        # As Celery itself asks: a generator is not to be used up.
+        if not isinstance(results, _regen) and any(isinstance(result, GroupResult) for result in results):
+            self._nested.add(group)
+        return super().apply_chord(header_result_args, body, **kwargs)
+
+    def set_chord_size(self, group_id, chord_size):
+        nested = group_id in self._nested
+        self._nested.discard(group_id)
+        Chord(self, group_id).set_size(chord_size, nested)
+
+    def add_to_chord(self, group_id, result):
+        Chord(self, group_id).add(result.id)
 
     def on_chord_part_return(self, request, state, result, *args, **kwargs):
-        self._chord.group, self._chord.parts = request.group, set()
-        try:
-            return super().on_chord_part_return(request, state, result, *args, **kwargs)
-        finally:
-            self._chord.group = None
+        if request.group and request.id:
+            Chord(self, request.group).part(request, state, result)
 
     def _set_chord_key(self, key, value):
-        # Sizes are plain numbers, which Redis itself counts with.
-        if not isinstance(value, int):
-            value = self._seal(*self._place(key), value)
-        return super()._set_chord_key(key, value)
+        # Celery 5.7 keeps the form of a header with it.
+        return super()._set_chord_key(key, self._seal(*self._place(key), value))
 
 
 def text(key):

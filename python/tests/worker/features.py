@@ -10,7 +10,7 @@ import kombu
 import kombu.compression
 from celery import chain, chord, group
 from celery.result import AsyncResult
-from sealed_app import add, again, app, echo, fail, linked_to, more, run, second, silent, total, types, who
+from sealed_app import add, again, app, echo, fail, grow, linked_to, more, run, second, silent, total, types, who
 from support_wait import wait_for, witnessed
 
 T = 30
@@ -76,6 +76,29 @@ def chord_of_groups():
     got = chord([group(add.s(1, 1), add.s(2, 2)), add.s(3, 3)], echo.s())().get(T)
     # Celery unrolls the inner group.
     assert sorted(got[0][0]) == [2, 4, 6], got
+
+
+@feature
+def chord_of_one_signature_twice():
+    frozen = add.s(1, 1)
+    frozen.freeze()
+    assert chord([frozen, frozen, add.s(2, 2)], total.s())().get(T) == 8
+
+
+@feature
+def chord_of_chains_and_chords():
+    inner = chord([add.s(1, 1), add.s(2, 2)], total.s())
+    assert chord([chain(add.s(1, 1), add.s(1)), inner, group(add.s(3, 3), add.s(4, 4))], total.s())().get(T) == 23
+
+
+@feature
+def chord_that_grows():
+    assert sorted(chord([grow.s(1), add.s(2, 2)], echo.s())().get(T)[0][0]) == [1, 4, 30]
+
+
+@feature
+def group_in_a_chain():
+    assert chain(group(add.s(1, 1), add.s(2, 2)), total.s(), add.s(10))().get(T) == 16
 
 
 @feature

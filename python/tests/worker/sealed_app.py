@@ -65,6 +65,12 @@ def total(numbers):
     return sum(numbers)
 
 
+@app.task(name="grow", bind=True)
+def grow(self, number):
+    self.add_to_chord(add.s(10, 20))
+    return number
+
+
 @app.task(name="fail")
 def fail(text):
     raise ValueError(text)
