@@ -39,10 +39,7 @@ class SealedBackendMixin:
     # --- Values under keys ---
 
     def set(self, key, value, *args, **kwargs):
-        # Sizes of chords are plain numbers, which Redis itself counts with. Before 5.7 Celery sets them here.
-        if not isinstance(value, int):
-            value = self._seal(*self._place(key), value)
-        return super().set(key, value, *args, **kwargs)
+        return super().set(key, self._seal(*self._place(key), value), *args, **kwargs)
 
     def get(self, key):
         return self._open(*self._place(key), super().get(key))
