@@ -1,6 +1,7 @@
 //! [`Certificate`]: an X.509 certificate with an RSA key, and Celery's name for it.
 
 pub mod issue;
+mod pem;
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use const_oid::{AssociatedOid as _, ObjectIdentifier};
 use der::asn1::AnyRef;
 use der::{Decode, Encode, SliceReader, Tag, Tagged};
 use num_bigint::BigInt;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use x509_cert::certificate::{CertificateInner, Raw, TbsCertificateInner};
 use x509_cert::ext::pkix::{
     BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
 };
 use x509_cert::name::Name;
 
-use crate::error::ErrorClass;
+pub(crate) use self::pem::entries;
+use crate::error::{ErrorClass, Untrusted};
+pub use crate::pem::PemError;
 use crate::pss::{Digest, Scheme};
 use crate::public_key::{PublicKey, PublicKeyError};
 
@@ -99,16 +100,20 @@ impl Certificate {
         })))
     }
 
-    /// Reads the first certificate of a PEM text, as Celery does; other PEM sections and text around them are skipped.
+    /// Reads the first certificate of a PEM text, as Celery does; other PEM sections and text around them are skipped. A
+    /// first one that is damaged is an error, and the next one is not taken in its place.
+    ///
+    /// Everything is read that OpenSSL or Python's `cryptography` reads: the labels `CERTIFICATE`, `X509 CERTIFICATE` and
+    /// `TRUSTED CERTIFICATE`, any line ends and lengths, indentation, a byte order mark, and a section that begins behind
+    /// the end of another one.
     ///
     /// # Errors
-    /// [`CertificateError::NoCertificate`] when there is none, else as for [`from_der`](Self::from_der).
+    /// [`CertificateError::NoCertificate`] when there is none, [`CertificateError::Pem`] and [`CertificateError::Label`]
+    /// for what looks like one, else as for [`from_der`](Self::from_der).
     pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
-        match CertificateDer::pem_slice_iter(pem).next() {
-            Some(Ok(der)) => Self::from_der(&der),
-            Some(Err(error)) => Err(CertificateError::Pem(error)),
-            None => Err(CertificateError::NoCertificate),
-        }
+        let first = entries(pem).next();
+        let first = first.ok_or(CertificateError::NoCertificate)?;
+        Self::from_der(&first.der?)
     }
 
     /// Reads every certificate of a PEM text, at least one.
@@ -116,27 +121,13 @@ impl Certificate {
     /// # Errors
     /// As for [`from_pem`](Self::from_pem), for the first one that is bad.
     pub fn all_from_pem(pem: &[u8]) -> Result<Vec<Self>, CertificateError> {
-        Self::each_in_pem(pem).into_iter().collect()
-    }
-
-    /// Reads every certificate of a PEM text, good or bad, at least one of either.
-    pub(crate) fn each_in_pem(pem: &[u8]) -> Vec<Result<Self, CertificateError>> {
-        let mut all = Vec::new();
-        for der in CertificateDer::pem_slice_iter(pem) {
-            // What follows damaged PEM cannot be told apart from it.
-            let damaged = der.is_err();
-            all.push(
-                der.map_err(CertificateError::Pem)
-                    .and_then(|der| Self::from_der(&der)),
-            );
-            if damaged {
-                break;
-            }
+        let all: Vec<_> = entries(pem)
+            .map(|entry| Self::from_der(&entry.der?))
+            .collect::<Result<_, _>>()?;
+        match all.is_empty() {
+            true => Err(CertificateError::NoCertificate),
+            false => Ok(all),
         }
-        if all.is_empty() {
-            all.push(Err(CertificateError::NoCertificate));
-        }
-        all
     }
 
     /// Reads one certificate, PEM or DER, whichever it is.
@@ -308,7 +299,18 @@ pub enum CertificateError {
     NoCertificate,
     /// The PEM text is damaged.
     #[error("the PEM text is damaged: {0}")]
-    Pem(#[source] rustls_pki_types::pem::Error),
+    Pem(#[source] PemError),
+    /// A PEM section that holds certificates, or whose label says so, is of a kind that is not read.
+    #[error(
+        "a PEM section {label} is not read; make it CERTIFICATE with `openssl x509` or `openssl pkcs7 -print_certs`"
+    )]
+    Label {
+        /// Its label.
+        label: Untrusted,
+    },
+    /// A `TRUSTED CERTIFICATE` of OpenSSL's that is marked as rejected for a purpose.
+    #[error("the certificate is marked as rejected (openssl x509 -addreject)")]
+    Rejected,
     /// The DER is damaged, or no certificate.
     #[error("the certificate is damaged: {0}")]
     Der(#[source] der::Error),

@@ -63,6 +63,7 @@ pub mod error;
 pub mod fernet;
 pub mod message;
 pub mod open;
+mod pem;
 #[cfg(feature = "pkcs11")]
 pub mod pkcs11;
 pub mod pss;

@@ -245,10 +245,12 @@ pub enum StoreError {
         max: u64,
     },
     /// A file holds something that is no usable certificate.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", place(path, *line))]
     Certificate {
         /// The file.
         path: PathBuf,
+        /// The line of a PEM file in which it begins, counted from 1.
+        line: Option<usize>,
         /// What is wrong.
         source: CertificateError,
     },
@@ -275,5 +277,12 @@ impl StoreError {
             Self::Read { .. } => ErrorClass::Transient,
             _ => ErrorClass::Permanent,
         }
+    }
+}
+
+fn place(path: &Path, line: Option<usize>) -> String {
+    match line {
+        Some(line) => format!("{}, line {line}", path.display()),
+        None => path.display().to_string(),
     }
 }

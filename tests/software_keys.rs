@@ -301,6 +301,59 @@ fn what_is_no_key_is_refused() {
     assert!(!error.to_string().contains('\x1b'), "{error}");
 }
 
+/// Keys take the liberties that certificates take.
+#[test]
+fn keys_in_odd_pem_are_read() {
+    let text = String::from_utf8(WORKER_KEY.to_vec()).unwrap();
+    let certificate = String::from_utf8(WORKER.to_vec()).unwrap();
+    let one_line = |text: &str| {
+        let (first, rest) = text.trim().split_once('\n').unwrap();
+        let (body, last) = rest.rsplit_once('\n').unwrap();
+        format!("{first}{}{last}", body.replace('\n', ""))
+    };
+    let whole = SoftwareKey::from_pem(WORKER_KEY, None, Scheme::default()).unwrap();
+    for (form, pem) in [
+        ("a byte order mark", format!("\u{feff}{text}")),
+        (
+            "indented",
+            text.lines().map(|line| format!("    {line}\n")).collect(),
+        ),
+        ("one line", one_line(&text)),
+        ("glued", certificate.trim().to_owned() + &text),
+        (
+            "glued on one line",
+            one_line(&certificate) + &one_line(&text),
+        ),
+        ("CRLF", text.replace('\n', "\r\n")),
+        ("CR", text.replace('\n', "\r")),
+        ("blank lines", text.replace('\n', "\n\n")),
+        (
+            "a damaged certificate before",
+            certificate.replacen("MII", "?II", 1) + &text,
+        ),
+        (
+            "a certificate without an end",
+            certificate.replace("-----END", "") + &text,
+        ),
+    ] {
+        let read = SoftwareKey::from_pem(pem.as_bytes(), None, Scheme::default());
+        let read = read.unwrap_or_else(|error| panic!("{form}: {error}"));
+        assert_eq!(read.public_key(), whole.public_key(), "{form}");
+    }
+    // The first one that must have been meant is the one, good or not.
+    for (form, pem) in [
+        ("damaged", text.replacen("MII", "?II", 1) + &text),
+        ("no end", text.replace("-----END", "") + &text),
+        (
+            "no beginning",
+            text.replace("-----BEGIN", "--BEGIN") + &text,
+        ),
+    ] {
+        let error = SoftwareKey::from_pem(pem.as_bytes(), None, Scheme::default()).unwrap_err();
+        assert!(matches!(error, KeyError::Malformed), "{form}: {error}");
+    }
+}
+
 #[test]
 fn truncated_keys_are_refused() {
     let whole = WORKER_KEY.trim_ascii_end();

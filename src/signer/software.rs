@@ -11,8 +11,6 @@ use aws_lc_rs::signature::{
     KeyPair as _, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair, RsaPssSaltLength,
     RsaSignatureEncoding,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use const_oid::db::rfc5912::{ID_RSASSA_PSS, RSA_ENCRYPTION};
 use der::asn1::OctetStringRef;
 use der::{Decode as _, SecretDocument, Sequence};
@@ -22,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
 use crate::error::{ErrorClass, Untrusted};
+use crate::pem::{Section, Sections};
 use crate::pss::{Digest, KeySizes, Salt, Scheme, SchemeError};
 use crate::public_key::{PublicKey, algorithm_name};
 use crate::signer::{SignError, Signature, Signer, SigningKey, check_pair};
@@ -49,13 +48,13 @@ impl SoftwareKey {
     /// [`KeyError`] when there is no such key, when the password is missing, not wanted or wrong, or when the key is not
     /// RSA or does not fit the scheme.
     pub fn from_pem(pem: &[u8], password: Option<&[u8]>, scheme: Scheme) -> Result<Self, KeyError> {
-        let section = PemSection::find(pem)?;
+        let section = key_section(pem)?;
         let password = password.filter(|password| !password.is_empty());
         match (section.label, password) {
-            ("PRIVATE KEY", None) => Self::from_pkcs8(&section.decode()?, scheme),
-            ("RSA PRIVATE KEY", None) => Self::from_pkcs1(&section.decode()?, scheme),
+            ("PRIVATE KEY", None) => Self::from_pkcs8(&decode(&section)?, scheme),
+            ("RSA PRIVATE KEY", None) => Self::from_pkcs1(&decode(&section)?, scheme),
             ("ENCRYPTED PRIVATE KEY", Some(password)) => {
-                let plain = decrypt(&section.decode()?, password)?;
+                let plain = decrypt(&decode(&section)?, password)?;
                 Self::from_pkcs8(plain.as_bytes(), scheme)
             }
             ("ENCRYPTED PRIVATE KEY", None) => Err(KeyError::PasswordMissing),
@@ -298,58 +297,19 @@ impl KeyError {
     }
 }
 
-/// The first section of a PEM text whose label says private key.
-struct PemSection<'a> {
-    label: &'a str,
-    /// What stands between the markers.
-    inside: &'a [u8],
-}
-
-impl<'a> PemSection<'a> {
-    /// Works on bytes: text around and between the sections may have any encoding.
-    fn find(pem: &'a [u8]) -> Result<Self, KeyError> {
-        const BEGIN: &[u8] = b"-----BEGIN ";
-        let mut rest = pem;
-        while let Some(start) = position(rest, BEGIN) {
-            let from = rest.split_at(start + BEGIN.len()).1;
-            let len = position(from, b"-----").ok_or(KeyError::Malformed)?;
-            let (label, from) = from.split_at(len);
-            let label = std::str::from_utf8(label).map_err(|_| KeyError::Malformed)?;
-            let end = format!("-----END {label}-----");
-            let len = position(from, end.as_bytes()).ok_or(KeyError::Malformed)?;
-            let (inside, after) = from.split_at(len);
-            let inside = inside.strip_prefix(b"-----").unwrap_or(inside);
-            if label.ends_with("PRIVATE KEY") {
-                if position(inside, b"Proc-Type:").is_some() {
-                    return Err(KeyError::TraditionalEncryption);
-                }
-                return Ok(Self { label, inside });
-            }
-            rest = after;
-        }
-        Err(KeyError::NoKey)
-    }
-
-    /// Takes lines of any length, as OpenSSL does.
-    fn decode(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-        // As large as it will ever be, so that no copy stays behind uncleared.
-        let mut text = Zeroizing::new(Vec::with_capacity(self.inside.len()));
-        text.extend(
-            self.inside
-                .iter()
-                .filter(|byte| !byte.is_ascii_whitespace()),
-        );
-        STANDARD
-            .decode(&*text)
-            .map(Zeroizing::new)
-            .map_err(|_| KeyError::Malformed)
+/// The first section of a PEM text that holds a private key, or must have been meant to.
+fn key_section(pem: &[u8]) -> Result<Section<'_>, KeyError> {
+    let section = Sections::new(pem)
+        .find(|section| section.mentions("PRIVATE KEY"))
+        .ok_or(KeyError::NoKey)?;
+    match section.is_encrypted() {
+        true => Err(KeyError::TraditionalEncryption),
+        false => Ok(section),
     }
 }
 
-fn position(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes
-        .windows(wanted.len())
-        .position(|window| window == wanted)
+fn decode(section: &Section<'_>) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    section.decode().map_err(|_| KeyError::Malformed)
 }
 
 /// `EncryptedPrivateKeyInfo` (RFC 5958, section 3) as far as every algorithm has it.

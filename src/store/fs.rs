@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use super::{CertSet, CertStore, StoreError};
-use crate::certificate::{Certificate, CertificateError, looks_like_der, rfc3339};
+use crate::certificate::{Certificate, CertificateError, entries, looks_like_der, rfc3339};
 
 /// The largest file that is read, in bytes: room for a bundle of some 100,000 certificates.
 const MAX_FILE: u64 = 256 * 1024 * 1024;
@@ -107,7 +107,8 @@ impl Options {
         let mut set = CertSet::default();
         for file in files {
             let origin: Arc<Path> = file.into();
-            for certificate in read_certificates(&origin)? {
+            let each: Result<Vec<_>, _> = read_each(&origin)?.into_iter().collect();
+            for certificate in each? {
                 if self.takes(&certificate, &origin, at)? {
                     set.insert(certificate, Some(Arc::clone(&origin)))?;
                 }
@@ -240,22 +241,13 @@ impl CertStore for FsCertStore {
 pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
     let mut all = Vec::new();
     for file in files_of(path.as_ref())? {
-        let surveyed = |result: Result<Certificate, CertificateError>| Surveyed {
-            result: result.map_err(|source| StoreError::Certificate {
-                path: file.clone(),
-                source,
-            }),
+        let surveyed = |result| Surveyed {
             path: file.clone(),
+            result,
         };
-        match read_file(&file) {
-            Ok(bytes) if looks_like_der(&bytes) => {
-                all.push(surveyed(Certificate::from_der(&bytes)));
-            }
-            Ok(bytes) => all.extend(Certificate::each_in_pem(&bytes).into_iter().map(surveyed)),
-            Err(error) => all.push(Surveyed {
-                path: file.clone(),
-                result: Err(error),
-            }),
+        match read_each(&file) {
+            Ok(each) => all.extend(each.into_iter().map(surveyed)),
+            Err(error) => all.push(surveyed(Err(error))),
         }
     }
     Ok(all)
@@ -357,17 +349,29 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<Certificate>, StoreError> {
+/// Every certificate of a file, good or bad, at least one of either.
+fn read_each(path: &Path) -> Result<Vec<Result<Certificate, StoreError>>, StoreError> {
     let bytes = read_file(path)?;
-    let certificates = if looks_like_der(&bytes) {
-        Certificate::from_der(&bytes).map(|one| vec![one])
-    } else {
-        Certificate::all_from_pem(&bytes)
+    let named = |line: Option<usize>| {
+        move |source| StoreError::Certificate {
+            path: path.to_owned(),
+            line,
+            source,
+        }
     };
-    certificates.map_err(|source| StoreError::Certificate {
-        path: path.to_owned(),
-        source,
-    })
+    if looks_like_der(&bytes) {
+        return Ok(vec![Certificate::from_der(&bytes).map_err(named(None))]);
+    }
+    let mut each: Vec<_> = entries(&bytes)
+        .map(|entry| {
+            let read = entry.der.and_then(|der| Certificate::from_der(&der));
+            read.map_err(named(Some(entry.line)))
+        })
+        .collect();
+    if each.is_empty() {
+        each.push(Err(named(None)(CertificateError::NoCertificate)));
+    }
+    Ok(each)
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
