@@ -58,6 +58,7 @@ mod rv;
 mod session;
 mod token;
 mod uri;
+mod whereabouts;
 mod worker;
 
 pub use self::builder::Builder;

@@ -200,6 +200,61 @@ fn a_module_is_started_anew_only_so_often() {
     });
 }
 
+/// Nobody has a session then that a new start would end, so it is repeated soon, and not before `reload_interval`.
+#[test]
+fn a_module_that_shows_no_token_is_started_anew_with_growing_pauses_until_it_does() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        for away in [300, 1000, 3000].map(Duration::from_millis) {
+            let key = builder
+                .clone()
+                .reload_interval(Duration::from_secs(60))
+                .deadline(away + Duration::from_secs(2))
+                .open_key()
+                .unwrap();
+            sign(&key).unwrap();
+            let (before, tries) = (faults.count("C_Finalize"), key.statistics().retries);
+            let start = Instant::now();
+            faults.happens(Fault::ServerAway(away));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        sign(&key).unwrap();
+                        let after = start.elapsed() - away;
+                        assert!(after < Duration::from_secs(1), "{away:?}: {after:?}");
+                    });
+                }
+            });
+            // At once, after 100, 200, 400 ms, and then after each half of a second.
+            let starts = faults.count("C_Finalize") - before;
+            let most = 5 + away.as_millis() / 500;
+            assert!((2..=most).contains(&(starts as u128)), "{away:?}: {starts}");
+            let tries = key.statistics().retries - tries;
+            assert!(tries < 8 * 4 * starts as u64, "{away:?}: {tries}");
+            assert!(key.health().is_usable());
+        }
+    });
+}
+
+/// Somebody may have sessions with what is still there.
+#[test]
+fn a_module_that_shows_tokens_is_started_anew_only_so_often_although_the_keys_own_is_not_there() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let key = builder.deadline(Duration::from_secs(2)).open_key().unwrap();
+        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
+        faults.always("C_GetTokenInfo", Fault::Rv(Rv::DEVICE_ERROR));
+        let error = sign(&key).unwrap_err();
+        assert!(
+            matches!(&error, SignError::Token(Error::TokenNotFound { .. })),
+            "{error}"
+        );
+        assert_eq!(faults.count("C_Finalize"), 1);
+        faults.clear();
+        sign(&key).unwrap();
+    });
+}
+
 #[test]
 fn a_module_that_must_not_be_started_anew_is_not() {
     softhsm::test(|hsm| {
@@ -209,8 +264,16 @@ fn a_module_that_must_not_be_started_anew_is_not() {
             .deadline(Duration::from_secs(1))
             .open_key()
             .unwrap();
-        faults.happens(Fault::Dead(Rv::DEVICE_ERROR));
-        assert!(sign(&key).is_err());
+        for fault in [
+            Fault::Dead(Rv::DEVICE_ERROR),
+            Fault::ServerAway(Duration::ZERO),
+        ] {
+            let tried = key.statistics().retries;
+            faults.happens(fault);
+            assert!(sign(&key).is_err());
+            let tried = key.statistics().retries - tried;
+            assert!((3..30).contains(&tried), "{fault:?}: {tried}");
+        }
         assert_eq!(faults.count("C_Finalize"), 0);
     });
 }

@@ -148,3 +148,149 @@ fn listing_the_tokens_of_a_server_that_is_frozen_ends_at_the_deadline() {
         assert_eq!(list().unwrap()[0].label, "lab");
     });
 }
+
+/// When a server went away and came back.
+struct Outage {
+    lost: Instant,
+    returned: Instant,
+}
+
+/// A call and what became of it.
+#[derive(Clone, Copy)]
+struct Call {
+    began: Instant,
+    ended: Instant,
+    error: Option<ErrorClass>,
+}
+
+const OUTAGES: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+];
+
+/// Signs with eight threads while the server is away for each of these times.
+fn through_outages(
+    key: &Pkcs11Key,
+    deadline: Duration,
+    mut away: impl FnMut(Duration),
+) -> (Vec<Outage>, Vec<Call>) {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = || {
+            let mut calls = Vec::new();
+            while !ended.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                let error = sign(key).err();
+                let ended = Instant::now();
+                calls.push(Call {
+                    began,
+                    ended,
+                    error,
+                });
+                let took = ended - began;
+                assert!(took < deadline + Duration::from_secs(1), "{took:?}");
+                if let Some(class) = error {
+                    assert!(class.is_retryable(), "{class:?}");
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+            calls
+        };
+        let threads = [(); 8].map(|()| scope.spawn(load));
+        let outages = OUTAGES.map(|time| {
+            std::thread::sleep(Duration::from_millis(700));
+            let lost = Instant::now();
+            away(time);
+            let returned = Instant::now();
+            std::thread::sleep(Duration::from_millis(2500));
+            Outage { lost, returned }
+        });
+        ended.store(true, Ordering::SeqCst);
+        let calls = threads.map(|thread| thread.join().unwrap());
+        (outages.into(), calls.concat())
+    })
+}
+
+/// Signatures come within a second of each return, and no call failed that could have waited for two.
+fn check(name: &str, deadline: Duration, (outages, calls): &(Vec<Outage>, Vec<Call>)) {
+    let second = Duration::from_secs(1);
+    let seen: Vec<_> = outages
+        .iter()
+        .map(|Outage { lost, returned }| {
+            let signed = calls.iter().filter(|call| call.error.is_none());
+            let after = signed.map(|call| call.ended).filter(|at| at > returned);
+            let first = after.min().unwrap() - *returned;
+            let failed = calls.iter().filter(|call| {
+                call.error.is_some() && call.ended > *lost && call.began < *returned + second
+            });
+            let could_wait = |call: &&Call| call.began + deadline > *returned + 2 * second;
+            let wrongly = failed.clone().filter(could_wait).count();
+            let failed = failed.count();
+            let away = *returned - *lost;
+            eprintln!("measured: {name} for {away:?}: signs again after {first:?}, {failed} calls failed, {wrongly} that could have waited");
+            (first, wrongly)
+        })
+        .collect();
+    assert!(
+        seen.iter().all(|seen| seen.0 < second && seen.1 == 0),
+        "{seen:?}"
+    );
+}
+
+/// Its client shows no token then, so there is nothing that a new start could end.
+#[test]
+fn a_server_that_is_back_is_used_within_a_second_and_no_call_is_lost_that_can_wait_for_it() {
+    test(|_, mut server| {
+        let deadline = Duration::from_secs(5);
+        let builder = server.builder().object_label("k").deadline(deadline);
+        let key = builder.open_key().unwrap();
+        let seen = through_outages(&key, deadline, |time| {
+            server.kill();
+            std::thread::sleep(time);
+            server.restart();
+        });
+        check("server killed", deadline, &seen);
+        assert!(key.health().is_usable(), "{}", key.health());
+        let statistics = key.statistics();
+        eprintln!(
+            "measured: server killed: {} signatures, {} tries again, {} new starts, {} calls hang for ever",
+            statistics.signatures, statistics.retries, statistics.reloads, statistics.stuck_calls
+        );
+        // Two for each outage, and about two for each second.
+        assert!(statistics.reloads < 60, "{}", statistics.reloads);
+    });
+}
+
+#[test]
+fn a_frozen_server_is_used_within_a_second_of_its_thaw() {
+    test(|_, server| {
+        let deadline = Duration::from_secs(5);
+        let builder = server.builder().object_label("k").deadline(deadline);
+        let key = builder.open_key().unwrap();
+        let seen = through_outages(&key, deadline, |time| {
+            server.freeze();
+            std::thread::sleep(time);
+            server.thaw();
+        });
+        check("connections frozen", deadline, &seen);
+        assert!(key.health().is_usable(), "{}", key.health());
+    });
+}
+
+#[test]
+fn a_server_that_is_frozen_whole_is_used_within_a_second_of_its_thaw() {
+    test(|_, server| {
+        let deadline = Duration::from_secs(5);
+        let builder = server.builder().object_label("k").deadline(deadline);
+        let key = builder.open_key().unwrap();
+        let seen = through_outages(&key, deadline, |time| {
+            server.freeze_all();
+            std::thread::sleep(time);
+            server.thaw_all();
+        });
+        check("server frozen", deadline, &seen);
+        assert!(key.health().is_usable(), "{}", key.health());
+    });
+}

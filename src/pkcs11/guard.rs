@@ -13,7 +13,7 @@ mod instance;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use super::health::count_reload;
 use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
 use super::process::{Apart, Deadline, PerProcess, ProcessId};
 use super::rv::Rv;
+use super::whereabouts::Whereabouts;
 
 /// A module of this process. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +48,8 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     reloads: AtomicU64,
+    /// How many starts in a row after which the module showed no token.
+    blind_starts: AtomicU32,
 }
 
 #[derive(Default)]
@@ -58,6 +61,17 @@ struct State {
     turn: Option<Instant>,
     /// When the last new start began.
     last: Option<Instant>,
+    /// When the last start was over, whatever came of it.
+    ended: Option<Instant>,
+}
+
+/// What a module shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Tokens, or nobody has looked: others may have sessions that a new start would end.
+    Tokens,
+    /// No token at all: there is nothing that a new start could end.
+    Nothing,
 }
 
 /// What may be done to a module.
@@ -215,6 +229,7 @@ impl Guard {
             state: Mutex::default(),
             changed: Condvar::new(),
             reloads: AtomicU64::new(0),
+            blind_starts: AtomicU32::new(0),
         }))
     }
 
@@ -280,10 +295,11 @@ impl Guard {
         self.initialize_in(&turn, rules)
     }
 
-    /// Starts the module anew, once for all who saw the epoch `seen` fail.
+    /// Starts the module anew, once for all who saw the epoch `seen` fail, and what it showed.
     pub(crate) fn reload(
         &self,
         seen: u64,
+        sight: Sight,
         rules: &Rules,
         deadline: Deadline,
     ) -> Result<Reload, Error> {
@@ -292,24 +308,83 @@ impl Guard {
             return Ok(Reload::Done);
         };
         let state = self.state();
-        if !state.running {
-            drop(state);
-            return self.initialize_in(&turn, rules).map(|()| Reload::Done);
-        }
-        if !rules.reload || !state.ours {
+        if state.running && (!rules.reload || !state.ours) {
             return Ok(Reload::NotAllowed);
         }
-        let next = state.last.map(|last| last + rules.reload_interval);
+        let next = match sight {
+            Sight::Nothing => self.after_blind_start(&state, rules),
+            Sight::Tokens if state.running => state.last.map(|last| last + rules.reload_interval),
+            Sight::Tokens => None,
+        };
         drop(state);
         if let Some(next) = next.filter(|next| *next > Instant::now()) {
             return Ok(Reload::NotBefore(next));
         }
-        if !self.finalize_in(&turn, deadline) {
-            return self.replace_in(&turn, deadline);
+        let outcome = self.reload_in(&turn, sight, rules, deadline);
+        if sight == Sight::Nothing {
+            self.0.blind_starts.fetch_add(1, Ordering::SeqCst);
         }
-        self.initialize_in(&turn, rules)?;
-        tracing::warn!(module = %self.path().display(), "the module was started anew");
+        self.state().ended = Some(Instant::now());
+        outcome
+    }
+
+    fn reload_in(
+        &self,
+        turn: &Turn<'_>,
+        sight: Sight,
+        rules: &Rules,
+        deadline: Deadline,
+    ) -> Result<Reload, Error> {
+        if !self.state().running {
+            return self.initialize_in(turn, rules).map(|()| Reload::Done);
+        }
+        if !self.finalize_in(turn, sight, deadline) {
+            let soon = lock(&self.0.others).may_be_spent(rules.reload_interval);
+            if sight == Sight::Nothing && !soon {
+                return Ok(Reload::CallsInside);
+            }
+            return self.replace_in(turn, deadline);
+        }
+        self.initialize_in(turn, rules)?;
+        tracing::debug!(module = %self.path().display(), ?sight, "the module was started anew");
         Ok(Reload::Done)
+    }
+
+    /// When a module that shows no token may be started anew; `None` when it may not be.
+    pub(crate) fn next_blind_start(&self, rules: &Rules) -> Option<Instant> {
+        let state = self.state();
+        if state.running && (!rules.reload || !state.ours) {
+            return None;
+        }
+        Some(
+            self.after_blind_start(&state, rules)
+                .unwrap_or_else(Instant::now),
+        )
+    }
+
+    /// The pauses double, so that a server which is away for long is not asked all the time; and they stay short, so that it
+    /// is used soon after its return.
+    fn after_blind_start(&self, state: &State, rules: &Rules) -> Option<Instant> {
+        const FIRST: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_millis(500);
+        let starts = self.0.blind_starts.load(Ordering::SeqCst);
+        let pause = FIRST.saturating_mul(1 << starts.min(10)).min(LONGEST);
+        let pause = pause.min(rules.reload_interval);
+        state.ended.map(|ended| ended + pause)
+    }
+
+    /// The module shows a token.
+    pub(crate) fn saw_token(&self) {
+        // Mostly there is nothing to change, and others read it.
+        if self.0.blind_starts.load(Ordering::SeqCst) != 0 {
+            self.0.blind_starts.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the thread hangs in an instance that was left alone.
+    pub(crate) fn has_left(&self, thread: &Whereabouts) -> bool {
+        let number = self.instance().number();
+        thread.instance().is_some_and(|place| place < number)
     }
 
     /// Opens a session in the current epoch; waits for its turn until the deadline.
@@ -321,6 +396,7 @@ impl Guard {
     ) -> Result<Box<dyn ModuleSession>, CallError> {
         const NAME: &str = "C_OpenSession";
         let instance = self.own(NAME)?;
+        let _here = instance.stay();
         let one_at_a_time = instance.sessions.lock(deadline);
         if one_at_a_time.is_none() {
             instance.waited_in_vain();
@@ -387,15 +463,21 @@ impl Guard {
     }
 
     /// Waits for the calls inside to end and finalises the module; whether they did.
-    fn finalize_in(&self, _turn: &Turn<'_>, deadline: Deadline) -> bool {
+    fn finalize_in(&self, _turn: &Turn<'_>, sight: Sight, deadline: Deadline) -> bool {
         /// How long all other calls are kept out, at most.
         const DRAIN: Duration = Duration::from_secs(2);
+        /// The same where there is no token: a call fails soon then, or hangs.
+        const BLIND_DRAIN: Duration = Duration::from_millis(200);
+        let drain = match sight {
+            Sight::Tokens => DRAIN,
+            Sight::Nothing => BLIND_DRAIN,
+        };
         let shared = &self.0;
         let instance = self.instance();
         if instance.stuck() > 0 {
             return false;
         }
-        if !instance.drain(deadline.within(DRAIN)) {
+        if !instance.drain(deadline.within(drain)) {
             instance.set_closed(false);
             return false;
         }

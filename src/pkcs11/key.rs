@@ -177,7 +177,7 @@ impl SigningKey for Pkcs11Key {
         let (connection, deadline) = self.connections.begin(&self.core.target.place)?;
         let content = Content::new(&self.core, self.path, message);
         let (core, theirs) = (self.core.clone(), connection.clone());
-        let signed = connection.run(deadline, move |line, bell| {
+        let signed = connection.run_again(deadline, move |line, bell| {
             theirs.climb(line, &core.target, deadline, |access, session, key| {
                 let start = Instant::now();
                 let signature = core.ask_token(access, session, key, &content, deadline)?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::Error;
+use super::guard::Sight;
 use super::process::Deadline;
 use super::rv::Rv;
 use super::session::Login;
@@ -72,12 +73,42 @@ pub(super) fn climbs(error: &Error) -> bool {
 /// Whether another try may help while a key is opened. What is not there may never have been, so it is waited for only
 /// where the module shows no token at all, as one does whose device or server is away.
 pub(super) fn climbs_when_opening(error: &Error) -> bool {
-    let is_blank = |token: &TokenInfo| token.unreadable.is_none() && !token.flags.initialized;
     match error {
         _ if error.missing_key().is_some() => false,
         Error::TokenNotFound { found, .. } => found.iter().all(is_blank),
         _ => climbs(error),
     }
+}
+
+fn is_blank(token: &TokenInfo) -> bool {
+    token.unreadable.is_none() && !token.flags.initialized
+}
+
+/// What this says of the module: whether anybody has something there that a new start would end.
+pub(super) fn sight(error: &Error) -> Sight {
+    let blind = match error {
+        Error::TokenNotFound { found, .. } => found.iter().all(is_blank),
+        // It does not run, or does not even say which slots there are: p11-kit-client, once its connection is dead. A door
+        // that is shut for a new start says nothing.
+        Error::ModuleStart { call, .. } => call.class().is_retryable(),
+        Error::Call { call, .. } => {
+            matches!(call.function, "C_GetSlotList" | "C_GetInfo")
+                && call.class().is_retryable()
+                && !call.is(Rv::CRYPTOKI_NOT_INITIALIZED)
+        }
+        _ => false,
+    };
+    if blind { Sight::Nothing } else { Sight::Tokens }
+}
+
+/// Sleeps for half of the time that is left at most. `false`, at once, when next to nothing is left.
+fn sleep_within(pause: Duration, deadline: Deadline) -> bool {
+    let most = deadline.left() / 2;
+    if most < Pause::FIRST {
+        return false;
+    }
+    std::thread::sleep(pause.min(most));
+    true
 }
 
 /// Pauses that double, each shortened by chance so that threads which failed together do not come back together.
@@ -104,11 +135,14 @@ impl Pause {
         let pause = next_start.map_or(pause, |next| {
             pause.min(next.saturating_duration_since(Instant::now()))
         });
-        let most = deadline.left() / 2;
-        if most < Self::FIRST {
-            return false;
-        }
-        std::thread::sleep(pause.min(most));
-        true
+        sleep_within(pause, deadline)
+    }
+
+    /// The same until the module is to be started anew, however long that is.
+    pub(super) fn sleep_until(next_start: Instant, deadline: Deadline) -> bool {
+        /// Whoever comes to find that another one is at it looks again after that.
+        const LEAST: Duration = Duration::from_millis(2);
+        let pause = next_start.saturating_duration_since(Instant::now());
+        sleep_within(pause.max(LEAST), deadline)
     }
 }

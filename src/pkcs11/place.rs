@@ -61,6 +61,7 @@ impl Place {
         let epoch = guard.epoch();
         self.check_library(guard)?;
         let token = self.token.find_again(guard, known)?;
+        guard.saw_token();
         let pin = match (&self.pin, &self.pin_uri) {
             (Some(pin), _) => pin.clone(),
             (None, Some(uri)) => uri.pin_source()?.unwrap_or_default(),

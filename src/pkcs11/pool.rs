@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::module::{ModuleSession, lock};
 use super::process::{Deadline, Signal};
 use super::session::Stamp;
+use super::whereabouts::Whereabouts;
 use super::worker::{Bell, NoAnswer, Worker};
 
 /// What a worker has: a session in which the keys were found, unless the last call in it failed. `H` are the handles.
@@ -154,6 +155,7 @@ impl<H: Send + 'static> Lease<'_, H> {
     pub(crate) fn run<T: Send + 'static>(
         mut self,
         deadline: Deadline,
+        is_lost: impl Fn(&Whereabouts) -> bool,
         written_off: impl Fn(bool) + Send + 'static,
         job: impl FnMut(&mut Line<H>, &dyn Bell) -> T + Send + 'static,
         beside: impl FnOnce(),
@@ -161,8 +163,8 @@ impl<H: Send + 'static> Lease<'_, H> {
         let Some(worker) = &self.worker else {
             return Err(NoAnswer::NotBegun);
         };
-        let answer = worker.run(deadline, written_off, job, beside);
-        if matches!(answer, Err(NoAnswer::WrittenOff)) {
+        let answer = worker.run(deadline, is_lost, written_off, job, beside);
+        if matches!(answer, Err(NoAnswer::WrittenOff | NoAnswer::LeftBehind)) {
             self.worker = None;
         }
         answer

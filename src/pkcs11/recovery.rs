@@ -15,15 +15,16 @@ use std::time::{Duration, Instant};
 use super::absence::{Absence, Verdict};
 use super::error::Error;
 use super::fork::watch_thread;
-use super::guard::{Guard, Reload, Rules};
+use super::guard::{Guard, Reload, Rules, Sight};
 use super::health::Record;
-use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening};
+use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening, sight};
 use super::module::{ModuleSession, lock};
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
 use super::process::{Apart, Deadline, block_sigpipe};
 use super::session::{Access, Login};
 use super::token::TokenInfo;
+use super::whereabouts::Whereabouts;
 use super::worker::{Bell, NoAnswer};
 
 /// How much a key may use.
@@ -55,6 +56,14 @@ pub(crate) struct Target<F> {
     /// The token as it was when the keys were opened.
     pub(crate) token: TokenInfo,
     pub(crate) filter: F,
+}
+
+/// What came of a job.
+enum Failed<E> {
+    /// It is over.
+    For(E),
+    /// It hangs where nothing comes back.
+    LeftBehind(Error),
 }
 
 /// A key's workers and counts in one process.
@@ -110,17 +119,60 @@ impl<H: Copy + Send + 'static> Connection<H> {
     pub(crate) fn run_beside<T, E>(
         &self,
         deadline: Deadline,
-        mut job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
+        job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
         beside: impl FnOnce(),
     ) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        if self.guard.is_clogged(self.limits.max_stuck, &self.rules) {
-            return Err(self.stuck().into());
+        self.lend(deadline, |_| false, job, beside)
+            .map_err(|failed| match failed {
+                Failed::For(error) => error,
+                Failed::LeftBehind(error) => error.into(),
+            })
+    }
+
+    /// As [`run`](Self::run), for a job that may be begun again while it hangs: one whose call hangs in an instance that was
+    /// left alone is run by another worker.
+    pub(crate) fn run_again<T, E>(
+        &self,
+        deadline: Deadline,
+        job: impl Fn(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + Sync + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        let job = Arc::new(job);
+        loop {
+            let theirs = job.clone();
+            let is_lost = |thread: &Whereabouts| self.guard.has_left(thread);
+            let job = move |line: &mut Line<H>, bell: &dyn Bell| theirs(line, bell);
+            match self.lend(deadline, is_lost, job, || ()) {
+                Ok(answer) => return Ok(answer),
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::LeftBehind(error)) => self.record.tried(&error, None),
+            }
         }
-        let (lease, waited) = self.pool.0.lease(deadline).map_err(|reason| match reason {
+    }
+
+    /// Has a worker do a job.
+    fn lend<T, E>(
+        &self,
+        deadline: Deadline,
+        is_lost: impl Fn(&Whereabouts) -> bool,
+        mut job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
+        beside: impl FnOnce(),
+    ) -> Result<T, Failed<E>>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+    {
+        if self.guard.is_clogged(self.limits.max_stuck, &self.rules) {
+            return Err(Failed::For(self.stuck().into()));
+        }
+        let no_worker = |reason| match reason {
             NoWorker::Busy => Error::Busy {
                 on: self.name(),
                 waited: deadline.waited(),
@@ -128,7 +180,9 @@ impl<H: Copy + Send + 'static> Connection<H> {
             },
             NoWorker::Closed => Error::Closed,
             NoWorker::Thread(error) => Error::Thread { reason: error },
-        })?;
+        };
+        let leased = self.pool.0.lease(deadline);
+        let (lease, waited) = leased.map_err(|reason| Failed::For(no_worker(reason).into()))?;
         if waited {
             self.record.waited_for_session();
         }
@@ -140,22 +194,28 @@ impl<H: Copy + Send + 'static> Connection<H> {
             watch_thread();
             job(line, bell)
         };
-        lease
-            .run(deadline, written_off, job, beside)
-            .unwrap_or_else(|reason| {
-                let doing = match reason {
-                    NoAnswer::NotBegun => "waiting for a thread to run",
-                    NoAnswer::WrittenOff => "waiting for a call in the module",
-                    NoAnswer::Panicked => return Err(Error::Panicked.into()),
-                };
-                let error = Error::Timeout {
-                    on: self.name(),
-                    doing,
-                    waited: deadline.waited(),
-                };
-                tracing::warn!(%error, stuck = self.guard.stuck(), "no answer in time");
-                Err(error.into())
-            })
+        match lease.run(deadline, is_lost, written_off, job, beside) {
+            Ok(answer) => answer.map_err(Failed::For),
+            Err(NoAnswer::LeftBehind) => Err(Failed::LeftBehind(
+                self.no_answer(NoAnswer::LeftBehind, deadline),
+            )),
+            Err(reason) => Err(Failed::For(self.no_answer(reason, deadline).into())),
+        }
+    }
+
+    fn no_answer(&self, reason: NoAnswer, deadline: Deadline) -> Error {
+        let doing = match reason {
+            NoAnswer::NotBegun => "waiting for a thread to run",
+            NoAnswer::WrittenOff | NoAnswer::LeftBehind => "waiting for a call in the module",
+            NoAnswer::Panicked => return Error::Panicked,
+        };
+        let error = Error::Timeout {
+            on: self.name(),
+            doing,
+            waited: deadline.waited(),
+        };
+        tracing::debug!(%error, stuck = self.guard.stuck(), "no answer");
+        error
     }
 
     /// The token where it is now. `anew` looks for it even if it was seen since the module was started.
@@ -195,7 +255,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             Verdict::Fail(error) => return Err(error),
             Verdict::Look { start } => {
                 if start {
-                    self.reload(self.guard.epoch(), deadline)?;
+                    self.reload(self.guard.epoch(), Sight::Tokens, deadline)?;
                 }
                 let step = Step {
                     rung: Rung::Session,
@@ -244,7 +304,10 @@ impl<H: Copy + Send + 'static> Connection<H> {
             return Ok(false);
         }
         let epoch = self.guard.epoch();
-        match self.guard.reload(epoch, &self.rules, deadline)? {
+        match self
+            .guard
+            .reload(epoch, Sight::Tokens, &self.rules, deadline)?
+        {
             Reload::Done => Ok(true),
             _ if clogged => Err(self.stuck()),
             _ => Ok(false),
@@ -296,19 +359,31 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 return Err((rung, error));
             }
             let failed = rung;
-            rung = rung.after(&error, started_meanwhile);
-            let first = tries == 2;
-            if deadline.has_passed() || (!first && !pause.sleep(next_start, deadline)) {
+            let sight = sight(&error);
+            rung = match sight {
+                // There is nothing to open or to log in to.
+                Sight::Nothing if !started_meanwhile => Rung::Reload,
+                _ => rung.after(&error, started_meanwhile),
+            };
+            let blind_start = match sight {
+                Sight::Nothing => self.guard.next_blind_start(&self.rules),
+                Sight::Tokens => None,
+            };
+            let goes_on = match blind_start {
+                Some(next) => Pause::sleep_until(next, deadline),
+                None => tries == 2 || pause.sleep(next_start, deadline),
+            };
+            if deadline.has_passed() || !goes_on {
                 return Err((failed, error));
             }
-            tracing::warn!(%error, class = %error.class(), rung = rung.as_str(), tries, "tried again");
+            tracing::debug!(%error, class = %error.class(), rung = rung.as_str(), tries, "tried again");
             login = match (rung, seen) {
                 (Rung::Login | Rung::Reload, Some(seen)) => Login::Again(seen),
                 _ => Login::IfNeeded,
             };
             next_start = None;
             if rung == Rung::Reload {
-                next_start = match self.reload(epoch, deadline) {
+                next_start = match self.reload(epoch, sight, deadline) {
                     Err(Error::Timeout { .. }) => return Err((failed, error)),
                     Err(error) => return Err((rung, error)),
                     Ok(next) => next,
@@ -320,12 +395,17 @@ impl<H: Copy + Send + 'static> Connection<H> {
     }
 
     /// The third rung; when it may be climbed again, if that is not now.
-    fn reload(&self, epoch: u64, deadline: Deadline) -> Result<Option<Instant>, Error> {
-        match self.guard.reload(epoch, &self.rules, deadline) {
+    fn reload(
+        &self,
+        epoch: u64,
+        sight: Sight,
+        deadline: Deadline,
+    ) -> Result<Option<Instant>, Error> {
+        match self.guard.reload(epoch, sight, &self.rules, deadline) {
             Ok(Reload::Done) => Ok(None),
             Ok(Reload::NotBefore(next)) => Ok(Some(next)),
             Ok(refused @ (Reload::CallsInside | Reload::NotAllowed)) => {
-                tracing::warn!(?refused, module = ?self.guard, "the module is not started anew");
+                tracing::debug!(?refused, module = ?self.guard, "the module is not started anew");
                 Ok(None)
             }
             // Tried again by the next step, which starts the module if it is not running.

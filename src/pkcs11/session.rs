@@ -148,6 +148,7 @@ impl Access {
         session: &dyn ModuleSession,
         deadline: Deadline,
     ) -> Result<(), Error> {
+        let _here = self.module.instance().stay();
         let login = self.login_lock();
         let Some(_one_at_a_time) = login.lock(deadline) else {
             return Err(self.login_timeout(deadline));
@@ -176,6 +177,7 @@ impl Access {
         if !needed || is_done() {
             return Ok(());
         }
+        let _here = self.module.instance().stay();
         let login_lock = self.login_lock();
         let Some(_one_at_a_time) = login_lock.lock(deadline) else {
             return Err(self.login_timeout(deadline));

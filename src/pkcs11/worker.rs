@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::module::lock;
 use super::process::{Apart, Deadline, Signal};
+use super::whereabouts::Whereabouts;
 
 /// A thread that owns an `S` and runs one job on it at a time.
 ///
 /// It ends, and drops its `S`, when the worker is dropped: at once if it is idle, else after the job.
 pub(crate) struct Worker<S> {
     desk: Arc<Desk<S>>,
+    /// Where its thread is.
+    whereabouts: Whereabouts,
     /// The last answer came so soon that it is not worth going to sleep for the next.
     quick: AtomicBool,
 }
@@ -112,6 +115,8 @@ pub(crate) enum NoAnswer {
     NotBegun,
     /// The job was not done in time. The worker is written off.
     WrittenOff,
+    /// The same before its time was up: its caller has reason to think that it will never be done.
+    LeftBehind,
     /// The job panicked.
     Panicked,
 }
@@ -133,9 +138,12 @@ impl<S: Default + Send + 'static> Worker<S> {
             answered: Apart::default(),
         });
         let theirs = desk.clone();
+        let whereabouts = Whereabouts::default();
+        let followed = whereabouts.clone();
         std::thread::Builder::new()
             .name("taskseal-pkcs11".to_owned())
             .spawn(move || {
+                followed.follow();
                 let mut state = S::default();
                 let mut last = 0;
                 while let Some((job, number)) = theirs.next_job(last) {
@@ -156,6 +164,7 @@ impl<S: Default + Send + 'static> Worker<S> {
             })?;
         Ok(Self {
             desk,
+            whereabouts,
             quick: AtomicBool::new(false),
         })
     }
@@ -164,10 +173,12 @@ impl<S: Default + Send + 'static> Worker<S> {
     /// alone, its answer is thrown away, and `written_off` is called before and after: with `true` when the caller
     /// stops waiting, with `false` when the thread has come back and dropped its state.
     ///
-    /// `beside` is run meanwhile, by the caller. Should it panic, so does the caller, after the job.
+    /// The same happens as soon as the thread is where it will not come back from, `is_lost`, about which it is asked now
+    /// and then. `beside` is run meanwhile, by the caller. Should it panic, so does the caller, after the job.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         deadline: Deadline,
+        is_lost: impl Fn(&Whereabouts) -> bool,
         written_off: impl Fn(bool) + Send + 'static,
         job: impl FnMut(&mut S, &dyn Bell) -> T + Send + 'static,
         beside: impl FnOnce(),
@@ -189,7 +200,8 @@ impl<S: Default + Send + 'static> Worker<S> {
         let job = Stage::Job((task.clone(), number), caller);
         self.desk.post(lock(&self.desk.stage.0), job);
         let beside = catch_unwind(AssertUnwindSafe(beside));
-        let answer = self.wait(&task, number, until, posted, awake, written_off);
+        let is_lost = || is_lost(&self.whereabouts);
+        let answer = self.wait(&task, number, until, posted, awake, is_lost, written_off);
         if let Err(panic) = beside {
             resume_unwind(panic);
         }
@@ -197,6 +209,7 @@ impl<S: Default + Send + 'static> Worker<S> {
     }
 
     /// Waits for the answer to the job with this number.
+    #[allow(clippy::too_many_arguments, reason = "one caller, above")]
     fn wait<F, T>(
         &self,
         task: &Task<F, T>,
@@ -204,8 +217,11 @@ impl<S: Default + Send + 'static> Worker<S> {
         until: Instant,
         posted: Instant,
         awake: Option<Awake>,
+        is_lost: impl Fn() -> bool,
         written_off: impl Fn(bool) + Send + 'static,
     ) -> Result<T, NoAnswer> {
+        /// From one question whether the thread is lost to the next.
+        const LOOK: Duration = Duration::from_millis(50);
         let answered = || self.desk.answered.0.load(Ordering::Relaxed) == number;
         if awake.is_some() {
             ask_for(QUICK, posted, answered);
@@ -235,16 +251,20 @@ impl<S: Default + Send + 'static> Worker<S> {
                 _ => {}
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                if matches!(*stage, Stage::Job(..)) {
-                    *stage = Stage::Idle;
-                    return Err(NoAnswer::NotBegun);
-                }
+            if left.is_zero() && matches!(*stage, Stage::Job(..)) {
+                *stage = Stage::Idle;
+                return Err(NoAnswer::NotBegun);
+            }
+            if left.is_zero() || (posted.elapsed() >= LOOK && is_lost()) {
                 written_off(true);
                 *stage = Stage::WrittenOff(Box::new(move || written_off(false)));
-                return Err(NoAnswer::WrittenOff);
+                return Err(if left.is_zero() {
+                    NoAnswer::WrittenOff
+                } else {
+                    NoAnswer::LeftBehind
+                });
             }
-            stage = self.desk.done.wait_timeout(stage, left);
+            stage = self.desk.done.wait_timeout(stage, left.min(LOOK));
         }
     }
 

@@ -45,6 +45,9 @@ pub enum Fault {
     Blind,
     /// Until the next `C_Initialize` every call in a session comes back with this.
     Dead(Rv),
+    /// As p11-kit-client when its server is killed, and back after so long: until the next `C_Initialize` every call is
+    /// `CKR_DEVICE_ERROR`; that one shows no slots until the next, while the server is away.
+    ServerAway(Duration),
 }
 
 #[derive(Default)]
@@ -55,6 +58,8 @@ struct Plan {
     away_until: Option<Instant>,
     no_slots_until: Option<Instant>,
     dead: Option<Rv>,
+    cut: bool,
+    server_back: Option<Instant>,
     counts: HashMap<&'static str, usize>,
     answers: HashMap<&'static str, HashMap<String, usize>>,
 }
@@ -143,6 +148,8 @@ impl Faults {
         plan.away_until = None;
         plan.no_slots_until = None;
         plan.dead = None;
+        plan.cut = false;
+        plan.server_back = None;
         self.blind.store(false, Ordering::SeqCst);
     }
 
@@ -228,7 +235,11 @@ impl Faults {
             | Fault::LoseSession => {
                 return Ok(Some(fault));
             }
-            Fault::Away(_) | Fault::NoSlots(_) | Fault::Blind | Fault::Dead(_) => {
+            Fault::Away(_)
+            | Fault::NoSlots(_)
+            | Fault::Blind
+            | Fault::Dead(_)
+            | Fault::ServerAway(_) => {
                 plan.apply(fault, self);
             }
         }
@@ -246,6 +257,11 @@ impl Plan {
             Fault::NoSlots(time) => self.no_slots_until = Some(Instant::now() + time),
             Fault::Blind => faults.blind.store(true, Ordering::SeqCst),
             Fault::Dead(rv) => self.dead = Some(rv),
+            Fault::ServerAway(time) => {
+                self.server_back = Some(Instant::now() + time);
+                self.dead = Some(Rv::DEVICE_ERROR);
+                self.cut = true;
+            }
             _ => panic!("{fault:?} belongs to a call"),
         }
     }
@@ -292,13 +308,21 @@ impl Hook for Faults {
         self.blind.store(false, Ordering::SeqCst);
         self.before("C_Initialize")?;
         inner.initialize()?;
-        self.plan.lock().unwrap().dead = None;
+        let mut plan = self.plan.lock().unwrap();
+        plan.dead = None;
+        plan.cut = false;
+        if plan.server_back.is_some_and(|back| Instant::now() < back) {
+            self.blind.store(true, Ordering::SeqCst);
+        }
         Ok(())
     }
 
     fn slots(&self, inner: &dyn Module) -> Result<Vec<u64>, CallError> {
         self.before("C_GetSlotList")?;
         let plan = self.plan.lock().unwrap();
+        if plan.cut {
+            return Err(CallError::new("C_GetSlotList", Rv::DEVICE_ERROR));
+        }
         let hidden = plan
             .no_slots_until
             .is_some_and(|until| Instant::now() < until);

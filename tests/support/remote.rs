@@ -77,6 +77,18 @@ impl Server {
         signal("-CONT", &children(self.listener.id()));
     }
 
+    /// Stops all of it: new connections get no answer either.
+    pub fn freeze_all(&self) {
+        signal("-STOP", &[self.listener.id()]);
+        self.freeze();
+    }
+
+    /// Lets all of it go on.
+    pub fn thaw_all(&self) {
+        self.thaw();
+        signal("-CONT", &[self.listener.id()]);
+    }
+
     /// Starts what was killed.
     pub fn restart(&mut self) {
         let _ = std::fs::remove_file(&self.socket);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::instance::Instance;
-use super::{Guard, Rules, not_initialized};
+use super::{Guard, Rules, Sight, not_initialized};
 use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::Error;
 use crate::pkcs11::module::{
@@ -39,7 +39,7 @@ impl Module for Guard {
         };
         let turn = turn.ok_or(not_initialized(NAME))?;
         let ours = self.state().ours;
-        if ours && self.finalize_in(&turn, deadline) {
+        if ours && self.finalize_in(&turn, Sight::Tokens, deadline) {
             Ok(())
         } else {
             Err(canceled)
@@ -120,6 +120,7 @@ impl GuardedSession {
         if self.epoch != self.guard.epoch() {
             return Ok(());
         }
+        let _here = self.instance.stay();
         let Some(_one_at_a_time) = self.instance.sessions.lock(deadline) else {
             return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
         };

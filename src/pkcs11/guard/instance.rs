@@ -8,6 +8,7 @@ use super::not_initialized;
 use crate::pkcs11::fork::Call;
 use crate::pkcs11::module::{CallError, Module};
 use crate::pkcs11::process::{Apart, Deadline, TimedLock};
+use crate::pkcs11::whereabouts::Stay;
 
 /// A module has one, until calls that hang in it keep it from being started anew. Then it is abandoned for another one,
 /// if the module has such: nothing is called in it any more, and it is not finalised under its calls.
@@ -87,12 +88,17 @@ impl Instance {
     /// Goes in, unless it is closed. Never waits, except for a fork.
     pub(super) fn enter(&self, function: &'static str) -> Result<Inside<'_>, CallError> {
         self.inside.0.fetch_add(1, Ordering::SeqCst);
-        let inside = Inside(&self.inside.0, Call::begin());
+        let inside = Inside(&self.inside.0, Call::begin(), self.stay());
         // After the counting: whoever closes looks at the count after that.
         if self.closed.load(Ordering::SeqCst) {
             return Err(not_initialized(function));
         }
         Ok(inside)
+    }
+
+    /// Says that the thread makes a call here, or waits for somebody who does.
+    pub(crate) fn stay(&self) -> Stay {
+        Stay::begin(self.number)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -125,6 +131,7 @@ impl Instance {
 pub(super) struct Inside<'a>(
     &'a AtomicUsize,
     #[allow(dead_code, reason = "ends when dropped")] Call,
+    #[allow(dead_code, reason = "ends when dropped")] Stay,
 );
 
 impl Drop for Inside<'_> {
@@ -146,6 +153,8 @@ pub(super) struct Others {
     single: bool,
     /// When the last was wanted for calls that had been written off.
     tried: Option<Instant>,
+    /// When the last was left alone.
+    last: Option<Instant>,
 }
 
 impl Others {
@@ -160,6 +169,11 @@ impl Others {
     fn occupied(&self) -> usize {
         let hanging = self.abandoned.iter().filter(|old| !old.is_empty());
         hanging.count() + self.starting
+    }
+
+    /// Whether another one may be left alone now. The last half of them is to last: one per interval.
+    pub(super) fn may_be_spent(&self, interval: Duration) -> bool {
+        self.occupied() < Self::MAX / 2 || self.last.is_none_or(|last| last.elapsed() >= interval)
     }
 
     /// Whether it is time to try; says yes once per interval.
@@ -202,6 +216,7 @@ impl Others {
 
     pub(super) fn abandon(&mut self, old: Arc<Instance>) {
         self.abandoned.push(old);
+        self.last = Some(Instant::now());
     }
 }
 
