@@ -12,6 +12,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use support::fernet::flipped;
 use support::keys::{certificate, hours, key, opener, other_key, signer};
 use support::mutate::{Random, mutate};
+use taskseal::certificate::issue;
 use taskseal::fernet::software::SoftwareKeys;
 use taskseal::message::{MemoryReplay, OpenedMessage, ReplayError, ReplayKey, ReplayMemory};
 use taskseal::pss::Scheme;
@@ -206,6 +207,29 @@ fn age_and_clock_skew_are_limits() {
                 .open_at(wire.as_bytes(), &any(), whole + hours(20))
                 .is_ok()
         );
+    }
+}
+
+/// One skew for the message and for the certificate, whichever way it was set.
+#[test]
+fn the_clock_skew_counts_for_the_certificate() {
+    let key = key(2048, Scheme::default());
+    let start = whole_seconds(SystemTime::now());
+    let second = Duration::from_secs(1);
+    let cert = issue::self_sign(&key, "CN=ahead", start, start + hours(1)).unwrap();
+    let signer = Arc::new(SoftwareSigner::new(key, cert.clone()).unwrap());
+    let wire = MessageSealer::signed(signer)
+        .seal_json_at(STORED.as_bytes(), &to_celery(), start)
+        .unwrap();
+    let opener = |policy| MessageOpener::signed(opener(&cert).with_policy(policy));
+    for (opener, skew) in [
+        (opener(Policy::new()), 60),
+        (opener(Policy::new().clock_skew(5 * second)), 5),
+        (opener(Policy::new()).with_clock_skew(7 * second), 7),
+    ] {
+        let open = |at| opener.open_at(wire.as_bytes(), &any(), at);
+        assert!(open(start - second * skew).is_ok(), "{skew}");
+        assert_eq!(reason(open(start - second * (skew + 1))), "not-yet-valid");
     }
 }
 

@@ -173,8 +173,8 @@ pub(crate) struct OpenArgs {
     /// Digest that the signer uses; an envelope does not name it
     #[arg(long, value_name = "DIGEST", default_value = "sha256", value_parser = digest_parser())]
     pub(crate) digest: Digest,
-    /// How far this machine's clock may be off
-    #[arg(long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
+    /// How far this machine's clock and those of signers may be apart
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     pub(crate) clock_skew: Duration,
     /// Longest message that is read, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Policy::MAX_MESSAGE_LEN)]
@@ -243,7 +243,7 @@ with \"Example worker-7\".")]
 pub(crate) struct SelfSignArgs {
     #[command(flatten)]
     pub(crate) subject: SubjectOptions,
-    /// How many days it is valid, from now
+    /// How many days it is valid from now; it begins five minutes ago, for clocks that are behind
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) days: u32,
 }

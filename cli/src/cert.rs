@@ -71,7 +71,12 @@ fn self_sign(args: &SelfSignArgs, global: Global) -> Result<(), Failure> {
     let key = keys::open_key(&args.subject.key, scheme(&args.subject))?;
     let now = SystemTime::now();
     let end = now + Duration::from_secs(u64::from(args.days) * 24 * 60 * 60);
-    let certificate = issue::self_sign(key.as_ref(), &args.subject.subject, now, end)?;
+    let certificate = issue::self_sign(
+        key.as_ref(),
+        &args.subject.subject,
+        now - issue::HEAD_START,
+        end,
+    )?;
     let pem = certificate.to_pem();
     write(&args.subject, &pem)?;
     describe(&certificate, &pem, args.subject.out.as_deref(), global)

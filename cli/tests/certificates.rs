@@ -30,6 +30,14 @@ fn a_self_signed_certificate_opens_what_its_key_seals() {
     place.write("sealed", &sealed.get_output().stdout);
     place.run("open --store new.pem sealed").success();
     place.run("store check new.pem").success();
+    // It counts at once for a machine whose clock is behind.
+    let certificate = taskseal::Certificate::from_pem(&place.read("new.pem")).unwrap();
+    let ahead = std::time::SystemTime::now().duration_since(certificate.not_before());
+    assert!(ahead.unwrap().as_secs() >= 300);
+    let lasts = certificate
+        .not_after()
+        .duration_since(certificate.not_before());
+    assert_eq!(lasts.unwrap().as_secs(), 30 * 24 * 3600 + 300);
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Policy {
         digest="sha256",
         salts=None,
         max_message_len=None,
-        clock_skew=0.0,
+        clock_skew=60.0,
         dangerous_ignore_key_usage=false,
     ))]
     #[allow(clippy::too_many_arguments)] // They are keyword arguments of Python.

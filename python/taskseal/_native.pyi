@@ -142,7 +142,7 @@ class Policy:
         digest: str = "sha256",
         salts: Sequence[_Salt] | None = None,
         max_message_len: int | None = None,
-        clock_skew: float = 0.0,
+        clock_skew: float = 60.0,
         dangerous_ignore_key_usage: bool = False,
     ) -> Policy: ...
 

@@ -154,11 +154,24 @@ def test_signers_that_do_not_count(stored, alice, who, reason):
         only_the_good_one(broker, ours, sealing, [raw], reason)
 
 
+def test_certificates_from_clocks_that_are_a_little_apart(stored, alice):
+    """The skew that messages are given reaches the certificate: one made by a clock that is ahead, one that ended just now."""
+    broker, _, _ = stored
+    broker.take()
+    second = datetime.timedelta(seconds=1)
+    for name, start, end in (("ahead", 40 * second, DAY), ("ended", -DAY, -10 * second)):
+        one = identity(name, nth="alice", start=start, end=end)
+        with connect(broker.url, sealing_of(one, [])) as theirs:
+            publish(theirs)
+        with connect(broker.url, sealing_of(alice, [alice, one])) as ours:
+            assert len(consume(ours, timeout=0.3)) == 1, name
+
+
 def test_a_certificate_that_expires_while_a_consumer_runs(stored, alice):
     broker, _, _ = stored
     broker.take()
     short = identity("alice2", nth="alice", end=datetime.timedelta(seconds=3))
-    sealing = sealing_of(alice, [alice, short])
+    sealing = sealing_of(alice, [alice, short], clock_skew=0.0)
     with connect(broker.url, sealing_of(short, [])) as theirs, connect(broker.url, sealing) as connection:
         publish(theirs, ["in time"])
         publish(theirs, ["too late"])

@@ -1,6 +1,7 @@
 """The drop-in for `celery.security`: its names, arguments and exceptions, its bytes, and what it refuses beyond it."""
 
 import base64
+import datetime
 import importlib
 import json
 import os
@@ -93,6 +94,22 @@ def test_stock_celery_is_read_and_reads(alice, bob, digest, inner):
         assert stock.deserialize(mine.serialize(value)) == value
         assert mine.deserialize(stock.serialize(value)) == value
     assert isinstance(mine.serialize(1), str)
+
+
+def test_certificates_from_clocks_that_are_a_little_apart():
+    second = datetime.timedelta(seconds=1)
+    ahead = identity("ahead", start=40 * second)
+    ended = identity("ended", end=-10 * second)
+    for one, text in ((ahead, "not valid"), (ended, "expired|Expired")):
+        wire = ours(one, one, [one]).serialize("foo")
+        assert ours(None, None, [one]).deserialize(wire) == "foo"
+        refused(ours(None, None, [one], clock_skew=5.0), wire, text)
+        signature = taskseal.inspect_unverified(wire)["signature"]
+        certificate = Certificate(one.pem)
+        certificate.verify("\"foo\"", signature, "sha256")
+        certificate.clock_skew = 5.0
+        with pytest.raises(SecurityError, match=text):
+            certificate.verify("\"foo\"", signature, "sha256")
 
 
 def test_the_maximum_salt_is_there_for_old_readers(alice):

@@ -1,7 +1,7 @@
 //! Certificates and certificate requests signed with a [`SigningKey`], wherever the key is.
 
 use std::str::FromStr as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
 use der::asn1::{BitString, OctetString, SetOfVec};
@@ -23,11 +23,14 @@ use crate::pss::Digest;
 use crate::public_key::{PssParameters, PublicKey};
 use crate::signer::{SignError, SigningKey};
 
+/// How long before now a certificate should begin: so far may the clocks of those who read it be behind.
+pub const HEAD_START: Duration = Duration::from_secs(5 * 60);
+
 /// Makes an X.509 certificate for `key` that is signed by `key`: version 3, a random serial number of 127 bits, not a CA,
 /// key usage `digitalSignature`, signature algorithm `id-RSASSA-PSS` with the key's scheme (RFC 4055).
 ///
 /// `subject` is an RFC 4514 name such as `CN=worker-7,O=Example`. RFC 4514 writes the last part of a name first, so the
-/// signer id of this one is `Example worker-7 <serial>`.
+/// signer id of this one is `Example worker-7 <serial>`. Let it begin [`HEAD_START`] before now.
 ///
 /// # Errors
 /// [`IssueError`] when the subject or the dates cannot be encoded, or when the key does not sign.

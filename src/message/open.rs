@@ -40,8 +40,8 @@ enum Form {
 impl MessageOpener {
     /// How old a message may be unless [`with_max_age`](Self::with_max_age) says otherwise: one day.
     pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-    /// How far clocks may be apart unless [`with_clock_skew`](Self::with_clock_skew) says otherwise: 60 s.
-    pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+    /// How far clocks may be apart unless [`with_clock_skew`](Self::with_clock_skew) or the policy says otherwise: 60 s.
+    pub const CLOCK_SKEW: Duration = Policy::CLOCK_SKEW;
 
     /// Opens messages that are signed and not encrypted. The opener brings the certificates and its policy, of which the
     /// content types, encodings and formats do not matter here.
@@ -64,17 +64,18 @@ impl MessageOpener {
     }
 
     fn new(form: Form) -> Self {
-        let max_len = match &form {
+        let (max_len, clock_skew) = match &form {
             Form::Signed(opener) | Form::SignedEncrypted(opener, _) => {
-                opener.policy().longest_message()
+                let policy = opener.policy();
+                (policy.longest_message(), policy.skew())
             }
-            Form::Encrypted(_) => Policy::MAX_MESSAGE_LEN,
+            Form::Encrypted(_) => (Policy::MAX_MESSAGE_LEN, Self::CLOCK_SKEW),
         };
         Self {
             form,
             max_len,
             max_age: Self::MAX_AGE,
-            clock_skew: Self::CLOCK_SKEW,
+            clock_skew,
             replay: None,
         }
     }
@@ -93,10 +94,18 @@ impl MessageOpener {
         self
     }
 
-    /// How far the clocks of sender and opener may be apart, in both directions.
+    /// How far the clocks of sender and opener may be apart, in both directions. It counts for the dates of certificates
+    /// too, in place of what the opener's policy says.
     #[must_use]
-    pub const fn with_clock_skew(mut self, skew: Duration) -> Self {
+    pub fn with_clock_skew(mut self, skew: Duration) -> Self {
         self.clock_skew = skew;
+        match &mut self.form {
+            Form::Signed(opener) | Form::SignedEncrypted(opener, _) => {
+                let policy = opener.policy().clone().clock_skew(skew);
+                *opener = opener.clone().with_policy(policy);
+            }
+            Form::Encrypted(_) => {}
+        }
         self
     }
 

@@ -19,7 +19,7 @@ use crate::pss::{Digest, KeySizes, Salt};
 /// | salts | digest length and maximum |
 /// | RSA key | 2048 to 8192 bits |
 /// | wire form | 64 MiB |
-/// | clock skew | none |
+/// | clock skew | 60 s |
 #[derive(Debug, Clone)]
 pub struct Policy {
     content_types: BTreeSet<String>,
@@ -43,7 +43,7 @@ impl Default for Policy {
             salts: Salt::ALL.to_vec(),
             key_sizes: KeySizes::default(),
             max_message_len: Self::MAX_MESSAGE_LEN,
-            clock_skew: Duration::ZERO,
+            clock_skew: Self::CLOCK_SKEW,
             check_key_usage: true,
         }
     }
@@ -52,6 +52,9 @@ impl Default for Policy {
 impl Policy {
     /// The default limit of a wire form: 64 MiB, in bytes.
     pub const MAX_MESSAGE_LEN: usize = 64 * 1024 * 1024;
+
+    /// How far clocks may be apart unless [`clock_skew`](Self::clock_skew) says otherwise: 60 s.
+    pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
     /// The default policy.
     #[must_use]
@@ -124,7 +127,8 @@ impl Policy {
         self
     }
 
-    /// How far this host's clock may be off: a certificate counts as valid for that much longer at both ends.
+    /// How far this host's clock and that of whoever issues certificates may be apart: a certificate counts as valid for that
+    /// much longer at both ends.
     #[must_use]
     pub const fn clock_skew(mut self, skew: Duration) -> Self {
         self.clock_skew = skew;
@@ -141,6 +145,10 @@ impl Policy {
 
     pub(crate) const fn longest_message(&self) -> usize {
         self.max_message_len
+    }
+
+    pub(crate) const fn skew(&self) -> Duration {
+        self.clock_skew
     }
 
     pub(super) fn check_certificate(

@@ -231,7 +231,7 @@ fn make_key(builder: &Builder, label: &str) -> Result<KeyInfo, Failure> {
 /// A signer with a new certificate, which is put into the token too.
 fn make_signer(builder: &Builder, label: &str) -> Result<Arc<Pkcs11Signer>, Failure> {
     let now = SystemTime::now();
-    let certificate = certify(builder, label, now, now + 365 * DAY)?;
+    let certificate = certify(builder, label, now - issue::HEAD_START, now + 365 * DAY)?;
     let builder = builder.clone().object_label(label);
     import_certificate(&builder, &certificate, None)?;
     open(&builder.certificate_from_token())

@@ -10,7 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.serialization import disable_insecure_serializers as _disable_insecure_serializers
 from kombu.serialization import registry
 
-from .certificate import Certificate, CertStore, FSCertStore
+from .certificate import CLOCK_SKEW, Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
 from .key import PrivateKey, is_uri
 from .sealing import logger
@@ -52,13 +52,14 @@ There is no point in signing messages if they are not verified.
 
 def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
                    serializer="json", app=None, *, salt="digest", reload_interval=5.0,
-                   max_body_len=MAX_BODY_LEN):  # fmt: skip
+                   max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW):  # fmt: skip
     """Makes `app` sign what it sends and accept nothing that is not signed.
 
     As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
     the file of a key or the ``pkcs11:`` URI of one on a token, then `key_password` is the PIN if the URI names no source for
     it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`, and that have at most
-    `max_body_len` bytes when they are decompressed.
+    `max_body_len` bytes when they are decompressed. Certificates count for `clock_skew` seconds before their beginning and
+    after their end, because clocks differ.
 
     A worker of `app` does not start, or ends when it connects anew, once the settings accept more than what is signed.
     """
@@ -92,6 +93,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         salt=salt,
         reload_interval=reload_interval,
         max_body_len=max_body_len,
+        clock_skew=clock_skew,
     )
     registry._set_default_serializer("auth")
     app.amqp.TaskConsumer = partial(task_consumer, app)

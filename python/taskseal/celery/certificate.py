@@ -1,5 +1,7 @@
 """X.509 certificates and stores of them, as `celery.security.certificate` has them."""
 
+import time
+
 from celery.exceptions import SecurityError
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
@@ -11,9 +13,15 @@ __all__ = ("CertStore", "Certificate", "FSCertStore")
 #: The smallest RSA key that is trusted, in bits.
 MIN_KEY_BITS = 2048
 
+#: How far clocks may be apart, in seconds.
+CLOCK_SKEW = 60.0
+
 
 class Certificate:
     """X.509 certificate."""
+
+    #: A signature counts for that many seconds before the certificate's beginning and after its end: clocks differ.
+    clock_skew = CLOCK_SKEW
 
     def __init__(self, cert):
         with reraise_errors("Invalid certificate: {0}", errors=(Exception,)):
@@ -46,9 +54,10 @@ class Certificate:
     def verify(self, data, signature, digest):
         """Verify signature for string containing data."""
         digest = get_digest_algorithm(digest)
-        if self.has_expired():
+        now = time.time()
+        if self.native.has_expired(now - self.clock_skew):
             raise SecurityError(f"Expired certificate: {self.get_id()!r}")
-        if self.native.is_not_yet_valid():
+        if self.native.is_not_yet_valid(now + self.clock_skew):
             raise SecurityError(f"Certificate that is not valid yet: {self.get_id()!r}")
         if not self.native.allows_signatures():
             raise SecurityError(f"Certificate that is not for signing: {self.get_id()!r}")

@@ -7,7 +7,7 @@ from kombu.utils.encoding import ensure_bytes
 
 from .. import _native
 from . import compression
-from .certificate import Certificate, CertStore, FSCertStore
+from .certificate import CLOCK_SKEW, Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
 from .key import PrivateKey
 from .utils import get_digest_algorithm, reraise_errors
@@ -26,11 +26,12 @@ class SecureSerializer:
     """Signed serializer.
 
     `serializer` is what the bodies are serialized with. Only it, and those in `accept`, are accepted from others. `salt` is
-    ``digest`` or ``max``; ``max`` is for readers with a `cryptography` older than 42.
+    ``digest`` or ``max``; ``max`` is for readers with a `cryptography` older than 42. Certificates count for `clock_skew`
+    seconds before their beginning and after their end.
     """
 
     def __init__(self, key=None, cert=None, cert_store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json", *,
-                 accept=(), salt="digest", max_message_len=None):  # fmt: skip
+                 accept=(), salt="digest", max_message_len=None, clock_skew=CLOCK_SKEW):  # fmt: skip
         self._key = key
         self._cert = cert
         self._cert_store = cert_store
@@ -43,6 +44,7 @@ class SecureSerializer:
                 content_types=[_content_type(name) for name in (serializer, *accept)],
                 digest=self._digest,
                 max_message_len=max_message_len,
+                clock_skew=clock_skew,
             )
         self._opener = self._opener_for(cert_store)
 
@@ -87,7 +89,8 @@ def _content_type(name):
 
 
 def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json",
-                  *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN):  # fmt: skip
+                  *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN,
+                  clock_skew=CLOCK_SKEW):  # fmt: skip
     """Register security serializer.
 
     From then on content that is not sealed is refused, and so are compressed bodies that become more than `max_body_len`
@@ -101,6 +104,7 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
         serializer=serializer,
         accept=accept,
         salt=salt,
+        clock_skew=clock_skew,
     )
     registry.register("auth", s.serialize, s.deserialize, content_type=CONTENT_TYPE, content_encoding="utf-8")
     registry.register("taskseal-refused", None, _refuse, content_type=REFUSED_CONTENT_TYPE)
