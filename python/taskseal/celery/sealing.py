@@ -254,13 +254,20 @@ class InFlight:
 
     def end(self, tag, *, handled, multiple=False):
         with self._lock:
-            tags = [held for held in self._by_tag if held <= tag] if multiple else [tag]
+            # As in AMQP, where 0 stands for all of them.
+            tags = [held for held in self._by_tag if held <= tag or tag == 0] if multiple else [tag]
             ended = [self._by_tag.pop(held) for held in tags if held in self._by_tag]
             for key, _ in ended:
                 self._tag_of.pop(key, None)
         if handled:
             for known in ended:
                 self.remember(known)
+
+    def clear(self):
+        """All of them were given back, and may come again."""
+        with self._lock:
+            self._by_tag.clear()
+            self._tag_of.clear()
 
     def remember(self, known):
         key, until = known

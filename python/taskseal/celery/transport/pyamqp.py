@@ -5,6 +5,7 @@ import time
 from ssl import CERT_NONE, CERT_REQUIRED
 
 import amqp
+from amqp import spec
 from kombu.transport import pyamqp
 
 from ...errors import OpenError
@@ -32,6 +33,8 @@ class Channel(pyamqp.Channel):
     def __init__(self, connection, *args, **kwargs):
         self.sealing = connection.sealing
         self._in_flight = InFlight(self.sealing)
+        # How often everything was asked back without an answer until now.
+        self._recovering = 0
         super().__init__(connection, *args, **kwargs)
 
     # --- Out ---
@@ -80,15 +83,22 @@ class Channel(pyamqp.Channel):
         since = time.time() if no_ack else None
 
         def deliver(msg):
-            with contextlib.suppress(Unanswered):
-                if self._open(msg, queue, no_ack, since):
-                    callback(msg)
+            # What was on its way when everything was given back comes again.
+            if not self._recovering:
+                with contextlib.suppress(Unanswered):
+                    if self._open(msg, queue, no_ack, since):
+                        callback(msg)
 
-        return super().basic_consume(queue, *args, no_ack=no_ack, callback=deliver, **kwargs)
+        # Whoever wants no acknowledgements gets none, but a message of which nothing can be told now must not be gone: we
+        # acknowledge for him, when it was opened.
+        consumer_tag = super().basic_consume(queue, *args, no_ack=False, callback=deliver, **kwargs)
+        if no_ack:
+            self.no_ack_consumers.add(consumer_tag)
+        return consumer_tag
 
     def basic_get(self, queue="", no_ack=False, **kwargs):
         while True:
-            msg = super().basic_get(queue, no_ack=no_ack, **kwargs)
+            msg = super().basic_get(queue, no_ack=False, **kwargs)
             try:
                 if msg is None or self._open(msg, queue, no_ack):
                     return msg
@@ -102,32 +112,42 @@ class Channel(pyamqp.Channel):
         """
         tag = msg.delivery_info["delivery_tag"]
         try:
-            found = msg.properties.get("content_type")
-            if found != CONTENT_TYPE:
-                raise OpenError(f"the message is not sealed: its content type is {found!r}", reason="not-sealed")
-            if msg.properties.get("type") == frames.TOO_LARGE:
-                raise OpenError(f"the message is longer than {self.sealing.max_len} bytes", reason="too-large")
-            opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
-            known = self._in_flight.check(opened, queue, tag)
-            body = self.sealing.body(message)
+            known = self._opened(msg, queue, tag, since)
         except OpenError as error:
-            return self._refuse(error, tag, queue, no_ack)
-        except GARBAGE as error:
-            error = OpenError(f"it is no message: {type(error).__name__}", reason="malformed")
-            return self._refuse(error, tag, queue, no_ack)
+            return self._refuse(error, tag, queue)
         except Unanswered as error:
-            # Not to be answered by losing the message, nor by handling it unchecked.
-            if no_ack:
-                logger.error("a message from the queue %r is left out, as it cannot be given back: %s", queue, error)
-                raise
-            logger.error("the message stays in the queue %r: %s", queue, error)
-            time.sleep(RETRY)
+            # Not to be answered by losing the message, nor by handling it unchecked. It goes back before we wait: another
+            # worker may be able to tell, and this one may end.
             super().basic_reject(tag, requeue=True)
+            if self.connection.sealed_pause.due(msg.body):
+                logger.error("the message stays in the queue %r: %s", queue, error)
+                time.sleep(RETRY)
             raise
         if no_ack:
+            super().basic_ack(tag)
             self._in_flight.remember(known)
         else:
             self._in_flight.start(tag, known)
+        return True
+
+    def _opened(self, msg, queue, tag, since):
+        """Puts what was sealed in place of what came. Returns by what the message is remembered."""
+        found = msg.properties.get("content_type")
+        if found != CONTENT_TYPE:
+            raise OpenError(f"the message is not sealed: its content type is {found!r}", reason="not-sealed")
+        if msg.properties.get("type") == frames.TOO_LARGE:
+            raise OpenError(f"the message is longer than {self.sealing.max_len} bytes", reason="too-large")
+        try:
+            opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
+            known = self._in_flight.check(opened, queue, tag)
+            body = self.sealing.body(message)
+        except (OpenError, Unanswered):
+            raise
+        except GARBAGE as error:
+            raise OpenError(f"it is no message: {type(error).__name__}", reason="malformed") from error
+        except Exception as error:
+            # Memory, files, threads: nothing that a message could be blamed for.
+            raise Unanswered(f"{type(error).__name__}: {error}") from error
         msg.body = body
         msg.properties = {
             **message["properties"],
@@ -137,12 +157,10 @@ class Channel(pyamqp.Channel):
         }
         msg.delivery_info.update(exchange=opened.exchange, routing_key=opened.routing_key)
         msg.opened = True
-        return True
+        return known
 
-    def _refuse(self, error, tag, queue, no_ack):
+    def _refuse(self, error, tag, queue):
         self.sealing.refuse(error, f"message from the queue {queue!r}")
-        if no_ack:
-            return False
         if self.sealing.refused == "dead-letter":
             super().basic_reject(tag, requeue=False)
         else:
@@ -159,6 +177,49 @@ class Channel(pyamqp.Channel):
         super().basic_reject(delivery_tag, requeue, **kwargs)
         self._in_flight.end(delivery_tag, handled=not requeue)
 
+    def basic_recover(self, requeue=False):
+        self._recovering += 1
+        self._in_flight.clear()
+        return super().basic_recover(requeue=requeue)
+
+    # The other method, without an answer, leaves open which messages come again.
+    basic_recover_async = basic_recover
+
+    def _setup_listeners(self):
+        super()._setup_listeners()
+        self._callbacks[spec.Basic.RecoverOk] = self._on_recover_ok
+
+    def _on_recover_ok(self):
+        self._recovering -= 1
+
+    def _do_revive(self):
+        # The broker has closed the channel and taken back what was delivered on it. Delivery tags begin anew.
+        self._recovering = 0
+        self._in_flight.clear()
+        super()._do_revive()
+
+
+class Pause:
+    """Says when to wait before messages are tried again of which nothing can be told: once for all that are under way.
+
+    What is given back comes again at once, behind what the broker has already sent. So a round is over when a message
+    comes that was given back in it.
+    """
+
+    #: How many messages a round has at most.
+    ROUND = 1000
+
+    def __init__(self):
+        self._round = set()
+
+    def due(self, body):
+        mark = hash(body)
+        if self._round and mark not in self._round and len(self._round) < self.ROUND:
+            self._round.add(mark)
+            return False
+        self._round = {mark}
+        return True
+
 
 class Connection(pyamqp.Connection):
     """A connection to an AMQP broker whose channels seal."""
@@ -168,6 +229,7 @@ class Connection(pyamqp.Connection):
     def __init__(self, *args, sealing=None, **kwargs):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
+        self.sealed_pause = Pause()
         kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         super().__init__(*args, **kwargs)
 

@@ -1,0 +1,245 @@
+"""Messages that go back to an AMQP broker: what nothing can be told of now, and what a consumer asks to be given again."""
+
+import contextlib
+import signal
+import socket
+import time
+
+import amqp
+import pytest
+from support.servers import wait_for
+from support.transports import BODY, connect, consume, place_of, plain_amqp, publish, sealing_of, tasks
+from support.workers import Worker, client, worker
+from support.workers import place as worker_place
+
+from taskseal.celery import transport
+from taskseal.celery.transport import pyamqp
+from taskseal.errors import OpenError
+
+transport.register()
+
+
+@pytest.fixture
+def place(request, rabbitmq, tmp_path):
+    return place_of("amqp", request, tmp_path)
+
+
+class Away:
+    """An opener whose keys do not answer."""
+
+    def __init__(self, error=None):
+        self.error = error or OpenError("the keys cannot be used: device error", "transient", "keys")
+        self.asked = 0
+
+    def open(self, wire):
+        self.asked += 1
+        raise self.error
+
+
+class Ended(BaseException):
+    """The process ends while it waits."""
+
+
+@pytest.mark.parametrize(
+    ("way", "no_ack", "error"),
+    [("consume", False, None), ("consume", True, None), ("get", False, None), ("get", True, None),
+     ("consume", False, MemoryError()), ("get", False, OSError(24, "too many open files"))],
+)  # fmt: skip
+def test_a_message_is_back_before_anybody_waits(place, rabbitmq, alice, monkeypatch, way, no_ack, error):
+    """Whether its consumer acknowledges or not: another worker can take it, and nothing is lost with this one."""
+    sealing = sealing_of(alice, [alice])
+
+    def sleep(seconds):
+        raise Ended
+
+    with connect(place, sealing) as connection, plain_amqp(rabbitmq) as plain:
+        publish(connection)
+        opener, sealing.opener = sealing.opener, Away(error)
+        monkeypatch.setattr(pyamqp.time, "sleep", sleep)
+        with connect(place, sealing) as ended, pytest.raises(Ended):
+            if way == "consume":
+                consume(ended, no_ack=no_ack, ack=False)
+            else:
+                ended.default_channel.basic_get("tasks", no_ack=no_ack)
+        monkeypatch.undo()
+        assert wait_for(lambda: plain.channel(1).queue_declare("tasks", passive=True).message_count == 1, 10)
+        sealing.opener = opener
+        assert [message.payload for message in consume(connection, no_ack=no_ack)] == [BODY]
+        assert plain.channel(1).queue_declare("tasks", passive=True).message_count == 0
+    assert not sealing.refusals
+
+
+def test_messages_without_acknowledgement_are_gone_when_they_were_handed_out(place, rabbitmq, alice):
+    got = []
+    with connect(place, sealing_of(alice, [alice])) as connection, plain_amqp(rabbitmq) as plain:
+        for _ in range(3):
+            publish(connection)
+        on_message = lambda message: (got.append(message), message.ack())  # noqa: E731
+        with connection.Consumer([tasks()], on_message=on_message, no_ack=True, accept=["json"]):
+            wait_for(lambda: drained(connection) and len(got) == 3, 20)
+            assert drained(connection) and len(got) == 3
+        publish(connection)
+        assert wait_for(lambda: connection.default_channel.basic_get("tasks", no_ack=True), 10)
+        connection.release()
+        assert plain.channel(1).queue_declare("tasks", passive=True).message_count == 0
+
+
+def test_many_messages_are_waited_for_once(place, alice, monkeypatch, caplog):
+    """Not once for each: fifty that were sent ahead are back after one wait, and all come when the keys do."""
+    slept = []
+    monkeypatch.setattr(pyamqp, "RETRY", 0.2)
+    sealing = sealing_of(alice, [alice])
+    with connect(place, sealing) as connection:
+        for number in range(50):
+            publish(connection, [number])
+        opener, sealing.opener = sealing.opener, Away()
+        monkeypatch.setattr(pyamqp.time, "sleep", lambda seconds: (slept.append(seconds), time_sleep(seconds)))
+        assert consume(connection, timeout=0.3, seconds=3) == []
+        monkeypatch.undo()
+        # Every round is over all of them.
+        assert 2 <= len(slept) <= 20 and sealing.opener.asked > 25 * (len(slept) - 1)
+        assert caplog.text.count("stays in the queue") == len(slept)
+        sealing.opener = opener
+        assert sorted(message.payload[0] for message in consume(connection)) == list(range(50))
+    assert not sealing.refusals
+
+
+time_sleep = time.sleep
+
+
+def test_a_round_is_over_when_a_message_comes_again():
+    pause = pyamqp.Pause()
+    assert [pause.due(body) for body in (b"a", b"b", b"c", b"b", b"c", b"a", b"b")] == [
+        True, False, False, True, False, False, True]  # fmt: skip
+    # Nobody can keep it from waiting with messages that are all different.
+    assert sum(pause.due(b"%d" % number) for number in range(10_000)) >= 9
+
+
+@pytest.fixture
+def waiting(tmp_path, rabbitmq, alice):
+    """A worker whose certificates are away."""
+    where = worker_place(tmp_path, alice, f"sealed-amqp://{rabbitmq}//", "rpc://")
+    with plain_amqp(rabbitmq) as plain:
+        plain.channel(1).queue_delete("celery")
+    one = Worker(where, "-P", "solo").ready()
+    (tmp_path / "trusted").rename(tmp_path / "elsewhere")
+    yield where, one
+    one.kill()
+    one.stop()
+
+
+def test_a_worker_that_is_killed_while_it_waits_loses_nothing(waiting, tmp_path, rabbitmq, alice):
+    where, one = waiting
+    (tmp_path / "trusted-by-the-client").mkdir()
+    (tmp_path / "trusted-by-the-client" / "alice.pem").write_text(alice.pem)
+    theirs = worker_place_with(where, TEST_STORE=str(tmp_path / "trusted-by-the-client"))
+    client(theirs, "send.py", "run", "kept")
+    wait_for(lambda: "stays in the queue 'celery'" in one.log, 30)
+    one.stop(signal.SIGKILL)
+    with plain_amqp(rabbitmq) as plain:
+        assert wait_for(lambda: plain.channel(1).queue_declare("celery", passive=True).message_count == 1, 10)
+    (tmp_path / "elsewhere").rename(tmp_path / "trusted")
+    with worker(where, "-P", "solo", name="second"):
+        wait_for(lambda: "kept" in where.witness, 30)
+
+
+def test_a_command_waits_as_well(waiting, tmp_path, rabbitmq, alice):
+    """Although nobody acknowledges a broadcast."""
+    _, one = waiting
+    with connect((f"sealed-amqp://{rabbitmq}//", {}), sealing_of(alice, [alice])) as connection:
+        command = {"method": "shutdown", "arguments": {}}
+        send = lambda: connection.Producer().publish(command, exchange="celery.pidbox", routing_key="")  # noqa: E731
+        time.sleep(1)  # The worker looks at its certificates twice per second.
+        send()
+        wait_for(lambda: f"stays in the queue '{one.name}.celery.pidbox'" in one.log, 30)
+    assert one.process.poll() is None
+    (tmp_path / "elsewhere").rename(tmp_path / "trusted")
+    wait_for(lambda: one.process.poll() is not None, 30)
+
+
+def worker_place_with(where, **environment):
+    return type(where)({**where.environment, **environment}, where.directory)
+
+
+# --- Asked back ---
+
+
+@pytest.mark.parametrize("method", ["basic_recover", "basic_recover_async"])
+def test_what_is_asked_back_comes_again(place, alice, method):
+    sealing = sealing_of(alice, [alice])
+    got = []
+    with connect(place, sealing) as connection:
+        for number in range(5):
+            publish(connection, [number])
+        with connection.Consumer([tasks()], on_message=got.append, accept=["json"]) as consumer:
+            wait_for(lambda: drained(connection) and len(got) == 5, 20)
+            getattr(consumer.channel, method)(requeue=True)
+            wait_for(lambda: drained(connection) and len(got) == 10, 20)
+            for message in got[5:]:
+                message.ack()
+            drained(connection)
+        assert sorted(message.payload[0] for message in got[5:]) == list(range(5))
+        assert consume(connection, timeout=0.3) == []
+        # These are remembered from then on.
+        assert sealing.replay.contains(next(iter(sealing.replay._until))) and len(sealing.replay._until) == 5
+    assert not sealing.refusals
+
+
+def test_what_is_on_its_way_when_all_is_asked_back_comes_once(place, alice):
+    """What the broker had sent before is not handed out beside what it sends again, and can be acknowledged."""
+    sealing = sealing_of(alice, [alice])
+    handled = []
+    with connect(place, sealing) as connection:
+        for number in range(200):
+            publish(connection, [number])
+
+        def on_message(message):
+            handled.append(message.payload[0])
+            if len(handled) == 3:
+                consumer.recover(requeue=True)
+            elif len(handled) > 3:
+                message.ack()
+
+        with connection.Consumer([tasks()], on_message=on_message, accept=["json"]) as consumer:
+            wait_for(lambda: drained(connection) and len(set(handled[3:])) == 200, 30)
+            drained(connection)
+        assert sorted(handled[3:]) == list(range(200))
+        assert consume(connection, timeout=0.3) == []
+    assert not sealing.refusals
+
+
+def test_a_channel_that_the_broker_closed_gets_its_messages_again(place, alice):
+    sealing = sealing_of(alice, [alice])
+    with connect(place, sealing) as connection:
+        publish(connection)
+        channel = connection.default_channel
+        queue = tasks()(channel)
+        assert wait_for(queue.get, 10).payload == BODY
+        channel.basic_ack(77)
+        with pytest.raises(amqp.PreconditionFailed):
+            connection.drain_events(timeout=10)
+        again = wait_for(queue.get, 10)
+        assert again.payload == BODY
+        again.ack()
+        assert queue.get() is None
+    assert not sealing.refusals
+
+
+def test_all_can_be_acknowledged_at_once(place, alice):
+    sealing = sealing_of(alice, [alice])
+    with connect(place, sealing) as connection:
+        for number in range(3):
+            publish(connection, [number])
+        queue = tasks()(connection.default_channel)
+        for _ in range(3):
+            wait_for(queue.get, 10)
+        connection.default_channel.basic_ack(0, multiple=True)
+        assert len(sealing.replay._until) == 3
+
+
+def drained(connection):
+    """Handles what is there, and what comes within a moment."""
+    with contextlib.suppress(socket.timeout):
+        while True:
+            connection.drain_events(timeout=0.2)
+    return True
