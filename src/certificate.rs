@@ -1,24 +1,24 @@
 //! [`Certificate`]: an X.509 certificate with an RSA key, and Celery's name for it.
 
+mod asn1;
+pub(crate) mod extensions;
+mod fields;
 pub mod issue;
+mod name;
 mod pem;
+mod validity;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use const_oid::db::rfc5280::{ID_KP_OCSP_SIGNING, ID_KP_TIME_STAMPING};
-use const_oid::{AssociatedOid as _, ObjectIdentifier};
-use der::asn1::AnyRef;
-use der::{Decode, Encode, SliceReader, Tag, Tagged};
 use num_bigint::BigInt;
-use x509_cert::certificate::{CertificateInner, Raw, TbsCertificateInner};
-use x509_cert::ext::pkix::{
-    BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
-};
-use x509_cert::name::Name;
 
+use self::fields::Fields;
+pub use self::name::rfc4514::NameError;
 pub(crate) use self::pem::entries;
+pub use self::validity::rfc3339;
 use crate::error::{ErrorClass, Untrusted};
 pub use crate::pem::PemError;
 use crate::pss::{Digest, Scheme};
@@ -47,11 +47,21 @@ struct Inner {
     issuer_len: usize,
     subject: Box<str>,
     issuer_name: Box<str>,
+    encoded: Encoded,
     not_before: SystemTime,
     not_after: SystemTime,
     may_sign: bool,
+    is_ca: bool,
+    refused_extensions: Box<[Box<str>]>,
     public_key: PublicKey,
     thumbprint: [u8; 32],
+}
+
+/// Where fields are in the DER, with tag and length.
+struct Encoded {
+    serial_number: Range<usize>,
+    issuer: Range<usize>,
+    subject: Range<usize>,
 }
 
 impl Certificate {
@@ -66,35 +76,30 @@ impl Certificate {
         if der.len() > Self::MAX_LEN {
             return Err(CertificateError::TooLarge { len: der.len() });
         }
-        let parsed = CertificateInner::<Raw>::from_der(der).map_err(CertificateError::Der)?;
-        let tbs = parsed.tbs_certificate();
-        let key = tbs
-            .subject_public_key_info()
-            .to_der()
-            .map_err(CertificateError::Der)?;
-        let public_key = PublicKey::from_spki(&key)?;
-        let raw = RawFields::read(der).map_err(CertificateError::Der)?;
-        // The parser puts the attributes of an RDN into DER's order. Celery joins them as encoded; a name for which that
-        // makes a difference is not DER, and Python's cryptography refuses it too.
-        if tbs.issuer().to_der().map_err(CertificateError::Der)? != raw.issuer {
-            return Err(CertificateError::IssuerNotDer);
-        }
-        let mut id = issuer_text(tbs.issuer())?;
+        let fields = Fields::read(der)?;
+        let public_key = PublicKey::from_spki(fields.key.whole())?;
+        let mut id = fields.issuer.celery_text()?;
         let issuer_len = id.len();
         id.push(' ');
-        id.push_str(&BigInt::from_signed_bytes_be(raw.serial).to_string());
-        let may_sign = may_sign(tbs)?;
+        id.push_str(&BigInt::from_signed_bytes_be(fields.serial.value()).to_string());
         let mut thumbprint = [0; 32];
         thumbprint.copy_from_slice(Digest::Sha256.hash(der).as_bytes());
         Ok(Self(Arc::new(Inner {
             der: der.into(),
             id: id.into(),
             issuer_len,
-            subject: tbs.subject().to_string().into(),
-            issuer_name: tbs.issuer().to_string().into(),
-            not_before: tbs.validity().not_before.to_system_time(),
-            not_after: tbs.validity().not_after.to_system_time(),
-            may_sign,
+            subject: fields.subject.to_string().into(),
+            issuer_name: fields.issuer.to_string().into(),
+            encoded: Encoded {
+                serial_number: fields.serial.range(),
+                issuer: fields.issuer.element().range(),
+                subject: fields.subject.element().range(),
+            },
+            not_before: fields.validity.not_before,
+            not_after: fields.validity.not_after,
+            may_sign: fields.extensions.may_sign,
+            is_ca: fields.extensions.is_ca,
+            refused_extensions: fields.extensions.refused,
             public_key,
             thumbprint,
         })))
@@ -208,6 +213,20 @@ impl Certificate {
         self.0.may_sign
     }
 
+    /// Whether it is an authority's: its basic constraints (4.2.1.9) say so, or cannot be read.
+    #[must_use]
+    pub fn is_authority(&self) -> bool {
+        self.0.is_ca
+    }
+
+    /// The OIDs of the extensions for which it must be refused: critical and not understood here (RFC 5280, 4.2), or those of
+    /// a precertificate (RFC 6962, 3.1), which is no certificate. An [`Opener`](crate::Opener) refuses what its key signed,
+    /// unless the [`Policy`](crate::Policy) names the OID.
+    #[must_use]
+    pub fn refused_extensions(&self) -> &[Box<str>] {
+        &self.0.refused_extensions
+    }
+
     /// The RSA public key, parsed once.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
@@ -230,6 +249,29 @@ impl Certificate {
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.0.der
+    }
+
+    /// The DER of the serial number, an INTEGER.
+    #[must_use]
+    pub fn serial_number_der(&self) -> &[u8] {
+        self.part(&self.0.encoded.serial_number)
+    }
+
+    /// The DER of the issuer, a Name.
+    #[must_use]
+    pub fn issuer_der(&self) -> &[u8] {
+        self.part(&self.0.encoded.issuer)
+    }
+
+    /// The DER of the subject, a Name.
+    #[must_use]
+    pub fn subject_der(&self) -> &[u8] {
+        self.part(&self.0.encoded.subject)
+    }
+
+    fn part(&self, range: &Range<usize>) -> &[u8] {
+        // The ranges are those of elements that were read in this DER.
+        self.0.der.get(range.clone()).unwrap_or_default()
     }
 
     /// The certificate as PEM text, with a final line feed.
@@ -311,9 +353,12 @@ pub enum CertificateError {
     /// A `TRUSTED CERTIFICATE` of OpenSSL's that is marked as rejected for a purpose.
     #[error("the certificate is marked as rejected (openssl x509 -addreject)")]
     Rejected,
-    /// The DER is damaged, or no certificate.
-    #[error("the certificate is damaged: {0}")]
-    Der(#[source] der::Error),
+    /// The bytes are no certificate in DER.
+    #[error("the certificate is damaged: its {part} cannot be read")]
+    Damaged {
+        /// Which part of it.
+        part: &'static str,
+    },
     /// More than [`Certificate::MAX_LEN`].
     #[error(
         "a certificate of {len} bytes is refused; {} are read",
@@ -338,12 +383,6 @@ pub enum CertificateError {
     /// The extension for the key usage, or for the extended one, is damaged or present twice.
     #[error("the certificate's key usage extension is damaged")]
     KeyUsage,
-    /// An extension is critical and not understood, so that the certificate must be refused (RFC 5280, 4.2).
-    #[error("the certificate's extension {oid} is critical and not understood")]
-    Critical {
-        /// OID of the extension.
-        oid: String,
-    },
 }
 
 impl CertificateError {
@@ -352,107 +391,6 @@ impl CertificateError {
     pub const fn class(&self) -> ErrorClass {
         ErrorClass::Permanent
     }
-}
-
-/// The fields of which the encoded form matters.
-struct RawFields<'a> {
-    /// Contents of the serial number's INTEGER: two's complement, big-endian.
-    serial: &'a [u8],
-    /// The issuer's Name, with tag and length.
-    issuer: Vec<u8>,
-}
-
-impl<'a> RawFields<'a> {
-    fn read(der: &'a [u8]) -> der::Result<Self> {
-        let certificate = AnyRef::from_der(der)?;
-        let mut reader = SliceReader::new(certificate.value())?;
-        let tbs = AnyRef::decode(&mut reader)?;
-        let mut reader = SliceReader::new(tbs.value())?;
-        let mut serial = AnyRef::decode(&mut reader)?;
-        if serial.tag() != Tag::Integer {
-            // That was the version.
-            serial = AnyRef::decode(&mut reader)?;
-        }
-        let _signature_algorithm = AnyRef::decode(&mut reader)?;
-        let issuer = AnyRef::decode(&mut reader)?;
-        Ok(Self {
-            serial: serial.value(),
-            issuer: issuer.to_der()?,
-        })
-    }
-}
-
-/// The extensions that may be critical. What they say about names, chains and authorities does not matter here, as a store
-/// holds the signers' certificates themselves.
-const UNDERSTOOD: [ObjectIdentifier; 4] = [
-    KeyUsage::OID,
-    ExtendedKeyUsage::OID,
-    BasicConstraints::OID,
-    SubjectAltName::OID,
-];
-
-/// Purposes of keys that must have no other one (RFC 3161, 2.3; RFC 6960, 4.2.2.2).
-const DEDICATED: [ObjectIdentifier; 2] = [ID_KP_TIME_STAMPING, ID_KP_OCSP_SIGNING];
-
-fn may_sign(tbs: &TbsCertificateInner<Raw>) -> Result<bool, CertificateError> {
-    let mut extensions = tbs.extensions().into_iter().flatten();
-    if let Some(unknown) = extensions.find(|one| one.critical && !UNDERSTOOD.contains(&one.extn_id))
-    {
-        return Err(CertificateError::Critical {
-            oid: unknown.extn_id.to_string(),
-        });
-    }
-    let usage = match tbs.get_extension::<KeyUsage>() {
-        Ok(usage) => usage.is_none_or(|(_, KeyUsage(usage))| {
-            usage.contains(KeyUsages::DigitalSignature) || usage.contains(KeyUsages::NonRepudiation)
-        }),
-        Err(_) => return Err(CertificateError::KeyUsage),
-    };
-    let purpose = match tbs.get_extension::<ExtendedKeyUsage>() {
-        Ok(purposes) => purposes.is_none_or(|(_, ExtendedKeyUsage(purposes))| {
-            !purposes.iter().all(|one| DEDICATED.contains(one))
-        }),
-        Err(_) => return Err(CertificateError::KeyUsage),
-    };
-    Ok(usage && purpose)
-}
-
-fn issuer_text(name: &Name) -> Result<String, CertificateError> {
-    let mut text = String::new();
-    for (at, attribute) in name.iter().enumerate() {
-        if at > 0 {
-            text.push(' ');
-        }
-        let value = attribute.value.value();
-        let decoded = match attribute.value.tag() {
-            Tag::BmpString => decode_utf16(value),
-            // The types that Python's cryptography reads, all of them as UTF-8, TeletexString too.
-            Tag::Utf8String
-            | Tag::PrintableString
-            | Tag::Ia5String
-            | Tag::TeletexString
-            | Tag::NumericString
-            | Tag::VisibleString
-            | Tag::OctetString
-            | Tag::UtcTime
-            | Tag::GeneralizedTime => std::str::from_utf8(value).ok().map(str::to_owned),
-            // A BIT STRING comes out of it as bytes, which Celery cannot join; other types do not come out at all.
-            _ => None,
-        };
-        let decoded = decoded.ok_or_else(|| CertificateError::IssuerAttribute {
-            attribute: attribute.oid.to_string(),
-        })?;
-        text.push_str(&decoded);
-    }
-    Ok(text)
-}
-
-fn decode_utf16(bytes: &[u8]) -> Option<String> {
-    let (units, rest) = bytes.as_chunks::<2>();
-    let text = char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit)));
-    rest.is_empty()
-        .then(|| text.collect::<Result<_, _>>().ok())
-        .flatten()
 }
 
 /// DER certificates start with a SEQUENCE of a long-form length; PEM is text.
@@ -469,9 +407,4 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
-}
-
-/// A time as RFC 3339 text in UTC, to the second.
-pub(crate) fn rfc3339(at: SystemTime) -> String {
-    der::DateTime::from_system_time(at).map_or_else(|_| format!("{at:?}"), |time| time.to_string())
 }

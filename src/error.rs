@@ -16,7 +16,7 @@ pub use crate::envelope::EnvelopeError;
 pub use crate::fernet::FernetError;
 pub use crate::fernet::body::BodyError;
 pub use crate::message::{BoundError, KombuError, MessageError, MessageSealError, ReplayError};
-pub use crate::open::OpenError;
+pub use crate::open::{NotIgnorable, OpenError};
 pub use crate::pss::SchemeError;
 pub use crate::public_key::PublicKeyError;
 pub use crate::seal::SealError;

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 
 pub use self::error::OpenError;
-pub use self::policy::Policy;
+pub use self::policy::{NotIgnorable, Policy};
 use crate::certificate::Certificate;
 use crate::envelope::{Format, SEALED_CONTENT_TYPE, Unpacked, celery};
 use crate::message::bound::is_bound;

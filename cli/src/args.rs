@@ -185,6 +185,9 @@ pub(crate) struct OpenArgs {
     /// Leave expired certificates out of the store, instead of refusing to load it
     #[arg(long)]
     pub(crate) skip_expired: bool,
+    /// Critical extension of a signer's certificate that is ignored although it is not understood, repeatable
+    #[arg(long, value_name = "OID")]
+    pub(crate) dangerous_ignore_critical: Vec<String>,
     /// The envelope; "-" or nothing for stdin
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
@@ -320,6 +323,9 @@ pub(crate) struct StoreCheckArgs {
     /// Warn when a certificate ends within so many days
     #[arg(long, value_name = "N", default_value = "30")]
     pub(crate) warn_days: u32,
+    /// Critical extension that is ignored although it is not understood, repeatable
+    #[arg(long, value_name = "OID")]
+    pub(crate) dangerous_ignore_critical: Vec<String>,
     /// A directory, a file or a pattern such as '/etc/taskseal/trusted/*.pem'
     #[arg(value_name = "PATH")]
     pub(crate) path: PathBuf,

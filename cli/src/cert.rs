@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use taskseal::Certificate;
 use taskseal::certificate::issue;
 use taskseal::pss::{Salt, Scheme};
+use taskseal::{Certificate, OpenError};
 
 use crate::args::{CertArgs, CertCommand, Global, RequestArgs, SelfSignArgs, SubjectOptions};
 use crate::failure::Failure;
@@ -57,6 +57,26 @@ impl CertificateFacts {
     }
 }
 
+/// Why the messages of a certificate's key are refused, where the certificate is named already.
+pub(crate) fn problem(refusal: &OpenError) -> String {
+    match refusal {
+        OpenError::Expired { not_after, .. } => {
+            format!("expired at {}", output::time(*not_after))
+        }
+        OpenError::NotYetValid { not_before, .. } => {
+            format!("not valid before {}", output::time(*not_before))
+        }
+        OpenError::KeyUsage { .. } => "its key usage allows no signatures on messages".to_owned(),
+        OpenError::CriticalExtension { oid, .. } => {
+            format!(
+                "its extension {oid} is critical and not understood, or says that it is no certificate"
+            )
+        }
+        OpenError::Key { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
+}
+
 pub(crate) fn run(args: &CertArgs, global: Global) -> Result<(), Failure> {
     match &args.command {
         CertCommand::SelfSign(args) => self_sign(args, global),
@@ -67,7 +87,7 @@ pub(crate) fn run(args: &CertArgs, global: Global) -> Result<(), Failure> {
 }
 
 fn self_sign(args: &SelfSignArgs, global: Global) -> Result<(), Failure> {
-    refuse_overwriting(&args.subject)?;
+    refuse_beforehand(&args.subject)?;
     let key = keys::open_key(&args.subject.key, scheme(&args.subject))?;
     let now = SystemTime::now();
     let end = now + Duration::from_secs(u64::from(args.days) * 24 * 60 * 60);
@@ -91,7 +111,7 @@ fn request(args: &RequestArgs, global: Global) -> Result<(), Failure> {
         #[serde(skip_serializing_if = "Option::is_none")]
         out: Option<&'a Path>,
     }
-    refuse_overwriting(&args.subject)?;
+    refuse_beforehand(&args.subject)?;
     let key = keys::open_key(&args.subject.key, scheme(&args.subject))?;
     let pem = issue::request(key.as_ref(), &args.subject.subject)?;
     write(&args.subject, &pem)?;
@@ -171,7 +191,8 @@ fn scheme(subject: &SubjectOptions) -> Scheme {
 }
 
 /// Told before the key is used, so that nobody types a PIN for nothing.
-fn refuse_overwriting(subject: &SubjectOptions) -> Result<(), Failure> {
+fn refuse_beforehand(subject: &SubjectOptions) -> Result<(), Failure> {
+    issue::check_subject(&subject.subject)?;
     match &subject.out {
         Some(path) if !subject.force && path.symlink_metadata().is_ok() => Err(exists(path)),
         _ => Ok(()),

@@ -7,13 +7,13 @@ use taskseal::pkcs11::{
     Builder, Error, Inspection, KeyInfo, Pkcs11Key, TokenInfo, find_certificates, list_keys,
 };
 use taskseal::pss::{Salt, Scheme};
-use taskseal::{Certificate, SigningKey as _};
+use taskseal::{Certificate, Policy, SigningKey as _};
 
 use crate::args::Global;
 use crate::args::token::DoctorArgs;
 use crate::failure::Failure;
 use crate::output::{self, Table, style};
-use crate::{bench, keys, token};
+use crate::{bench, cert, keys, token};
 
 pub(crate) fn run(args: &DoctorArgs, global: Global) -> Result<u8, Failure> {
     let mut report = Report::default();
@@ -368,18 +368,9 @@ fn certificate(
         let now = SystemTime::now();
         let days = output::days_between(now, certificate.not_after());
         let text = format!("{:?}: {days} days left", certificate.id());
-        if certificate.has_expired(now) {
-            report.failed(WHAT, format!("{:?} has expired", certificate.id()));
-        } else if certificate.is_not_yet_valid(now) {
-            report.failed(WHAT, format!("{:?} is not valid yet", certificate.id()));
-        } else if !certificate.allows_signatures() {
-            report.failed(
-                WHAT,
-                format!(
-                    "{:?} is not for signing messages (key usage)",
-                    certificate.id()
-                ),
-            );
+        if let Err(refusal) = Policy::new().check_certificate(&certificate, now) {
+            let problem = cert::problem(&refusal);
+            report.failed(WHAT, format!("{:?}: {problem}", certificate.id()));
         } else if days < warn_days {
             report.warn(WHAT, text);
         } else {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use taskseal::error::{
     BodyError, CertificateError, EnvelopeError, ErrorClass, FernetError, IssueError, KombuError,
-    MessageError, MessageSealError, OpenError, SealError, SignError, StoreError,
+    MessageError, MessageSealError, NotIgnorable, OpenError, SealError, SignError, StoreError,
 };
 
 use crate::output::{self, style};
@@ -174,6 +174,7 @@ from_library! {
     BodyError => "body",
     CertificateError => "certificate",
     EnvelopeError => "malformed",
+    NotIgnorable => "usage",
     IssueError => "issue",
     KombuError => "message",
     MessageSealError => "seal",

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
         .expired(expired)
         .open(&args.store)
         .map_err(store_failure)?;
-    let opener = Opener::new(store).with_policy(policy(args));
+    let opener = Opener::new(store).with_policy(policy(args)?);
     if args.message.scope.is_message() {
         return message::open(args, &args.message, opener, global);
     }
@@ -67,13 +67,15 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
     Ok(report(&opened, global)?)
 }
 
-fn policy(args: &OpenArgs) -> Policy {
-    Policy::new()
+fn policy(args: &OpenArgs) -> Result<Policy, Failure> {
+    let ignored = args.dangerous_ignore_critical.iter().map(String::as_str);
+    Ok(Policy::new()
         .formats(formats(args))
         .content_types(args.accept.iter().map(String::as_str))
         .digest(args.digest)
         .clock_skew(args.clock_skew)
         .max_message_len(args.max_size)
+        .dangerous_ignore_critical(ignored)?)
 }
 
 fn formats(args: &OpenArgs) -> Vec<Format> {
@@ -173,6 +175,9 @@ fn hint(error: &OpenError) -> Option<String> {
         }
         OpenError::NotYetValid { .. } => {
             "--clock-skew SECONDS allows for a clock that is a little off".to_owned()
+        }
+        OpenError::CriticalExtension { oid, .. } => {
+            format!("--dangerous-ignore-critical {oid} accepts it, if you know that it changes nothing")
         }
         OpenError::TooLarge { .. } => "--max-size BYTES allows a longer one".to_owned(),
         _ => return None,

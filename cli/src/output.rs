@@ -164,16 +164,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// A time in UTC (RFC 3339), to the second.
 pub(crate) fn time(at: SystemTime) -> String {
-    // The formatter takes the years 1970 to 9999 and panics before them.
-    let mut text = String::new();
-    if at >= SystemTime::UNIX_EPOCH {
-        let _ = write!(text, "{}", humantime::format_rfc3339_seconds(at));
-    }
-    if text.is_empty() {
-        format!("{at:?}")
-    } else {
-        text
-    }
+    taskseal::certificate::rfc3339(at)
 }
 
 /// Whole days from `now` to `at`, rounded towards zero; negative when it is over.
@@ -233,9 +224,8 @@ mod tests {
     fn times_out_of_range_do_not_panic() {
         let epoch = SystemTime::UNIX_EPOCH;
         assert_eq!(time(epoch + DAY), "1970-01-02T00:00:00Z");
-        for odd in [epoch - DAY, epoch + 3_000_000 * DAY] {
-            assert!(!time(odd).is_empty());
-        }
+        assert_eq!(time(epoch - DAY), "1969-12-31T00:00:00Z");
+        assert!(!time(epoch + 3_000_000 * DAY).is_empty());
     }
 
     #[test]

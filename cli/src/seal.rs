@@ -1,14 +1,15 @@
 //! `taskseal seal`.
 
 use std::io::Write as _;
+use std::time::SystemTime;
 
 use serde::Serialize;
 use taskseal::pss::Scheme;
-use taskseal::{ErrorClass, Sealed, Sealer, Signer};
+use taskseal::{ErrorClass, Policy, Sealed, Sealer, Signer};
 
 use crate::args::{Global, SealArgs};
 use crate::failure::Failure;
-use crate::{input, keys, message, output};
+use crate::{cert, input, keys, message, output};
 
 /// What a producer has to tell its broker about the message.
 #[derive(Serialize)]
@@ -81,24 +82,12 @@ pub(crate) fn check_size(len: usize, max: usize) -> Result<(), Failure> {
 /// A signature under such a certificate can be made, but nobody will accept it.
 fn warn_about_certificate(signer: &dyn Signer, global: Global) {
     let certificate = signer.certificate();
-    let now = std::time::SystemTime::now();
-    let wrong = if certificate.has_expired(now) {
-        format!("expired at {}", output::time(certificate.not_after()))
-    } else if certificate.is_not_yet_valid(now) {
-        format!(
-            "is not valid before {}",
-            output::time(certificate.not_before())
-        )
-    } else if !certificate.allows_signatures() {
-        "is not for signing messages (key usage)".to_owned()
-    } else {
-        return;
-    };
-    let id = certificate.id();
-    output::warn(
-        global,
-        &format!("the certificate {id:?} {wrong}; openers will refuse the message"),
-    );
+    let judged = Policy::new().check_certificate(certificate, SystemTime::now());
+    if let Err(refusal) = judged {
+        let (id, problem) = (certificate.id(), cert::problem(&refusal));
+        let text = format!("openers will refuse the message: the certificate {id:?}: {problem}");
+        output::warn(global, &text);
+    }
 }
 
 fn write(sealed: &Sealed) -> Result<(), Failure> {

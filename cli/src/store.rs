@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::Serialize;
-use taskseal::pss::KeySizes;
 use taskseal::store::fs::{Surveyed, survey};
-use taskseal::{Certificate, StoreError};
+use taskseal::{Certificate, OpenError, Policy, StoreError};
 
 use crate::args::{Global, StoreArgs, StoreCheckArgs, StoreCommand};
-use crate::cert::CertificateFacts;
+use crate::cert::{self, CertificateFacts};
 use crate::failure::Failure;
 use crate::output::{self, Table, style};
 
@@ -53,9 +52,11 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
         certificates: &'a [Finding],
     }
     let now = SystemTime::now();
+    let ignored = args.dangerous_ignore_critical.iter().map(String::as_str);
+    let policy = Policy::new().dangerous_ignore_critical(ignored)?;
     let mut findings: Vec<Finding> = survey(&args.path)?
         .into_iter()
-        .map(|surveyed| Finding::new(surveyed, args.warn_days, now))
+        .map(|surveyed| Finding::new(surveyed, args.warn_days, &policy, now))
         .collect();
     if findings.is_empty() {
         let text = format!(
@@ -90,7 +91,7 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
 }
 
 impl Finding {
-    fn new(surveyed: Surveyed, warn_days: u32, now: SystemTime) -> Self {
+    fn new(surveyed: Surveyed, warn_days: u32, policy: &Policy, now: SystemTime) -> Self {
         let mut finding = Self {
             file: surveyed.path,
             status: Status::Ok,
@@ -100,7 +101,7 @@ impl Finding {
             parsed: None,
         };
         match surveyed.result {
-            Ok(certificate) => finding.judge(certificate, warn_days, now),
+            Ok(certificate) => finding.judge(certificate, warn_days, policy, now),
             // The file has a column of its own.
             Err(StoreError::Certificate { source, .. }) => {
                 finding.problem(Status::Failed, source.to_string());
@@ -110,25 +111,24 @@ impl Finding {
         finding
     }
 
-    /// As the default policy of an opener would.
-    fn judge(&mut self, certificate: Certificate, warn_days: u32, now: SystemTime) {
+    /// As an opener with that policy would.
+    fn judge(
+        &mut self,
+        certificate: Certificate,
+        warn_days: u32,
+        policy: &Policy,
+        now: SystemTime,
+    ) {
         let days = output::days_between(now, certificate.not_after());
-        if certificate.has_expired(now) {
-            let at = output::time(certificate.not_after());
-            self.problem(Status::Failed, format!("expired at {at}"));
-        } else if days < i64::from(warn_days) {
+        if !certificate.has_expired(now) && days < i64::from(warn_days) {
             self.problem(Status::Warning, "ends soon".to_owned());
         }
-        if certificate.is_not_yet_valid(now) {
-            let at = output::time(certificate.not_before());
-            self.problem(Status::Warning, format!("not valid before {at}"));
-        }
-        if !certificate.allows_signatures() {
-            let text = "its key usage allows no signatures on messages";
-            self.problem(Status::Failed, text.to_owned());
-        }
-        if let Err(error) = KeySizes::default().check(certificate.public_key().bits()) {
-            self.problem(Status::Failed, error.to_string());
+        for refusal in policy.refusals(&certificate, now) {
+            let status = match refusal {
+                OpenError::NotYetValid { .. } => Status::Warning,
+                _ => Status::Failed,
+            };
+            self.problem(status, cert::problem(&refusal));
         }
         self.days_left = Some(days);
         self.certificate = Some(CertificateFacts::new(&certificate));

@@ -81,7 +81,27 @@ fn a_subject_that_is_no_name_is_refused() {
     place
         .run("cert self-sign --key worker.key --subject worker --days 1")
         .code(1)
-        .stderr(contains("is not a distinguished name such as"));
+        .stderr(
+            contains("no distinguished name such as")
+                .and(contains("at character 7: '=' is missing")),
+        );
+    // Other notations are told from a name, for both commands, and before the key is asked for.
+    for (subject, character) in [
+        ("C=US;O=Example;CN=w", 5),
+        ("/C=US/O=Example/CN=w", 1),
+        ("O=Example/CN=w", 10),
+        ("C=USA", 5),
+    ] {
+        for command in ["self-sign --days 1", "request"] {
+            place
+                .run(&format!(
+                    "cert {command} --key nowhere.key --subject {subject}"
+                ))
+                .code(1)
+                .stdout("")
+                .stderr(contains(format!("at character {character}: ")));
+        }
+    }
     place
         .run("cert self-sign --key worker.key --subject CN=w --days 0")
         .code(2);
@@ -152,6 +172,46 @@ fn every_problem_of_a_store_is_listed_not_only_the_first() {
     let table = stdout(&place.run("store check store").code(1));
     assert_eq!(table.lines().count(), 6, "{table}");
     place.run("store check --warn-days 5 soon.pem").success();
+}
+
+/// A critical extension that nobody here understands: the store says it, messages are refused, and there is a way out.
+#[test]
+fn an_unknown_critical_extension_is_said_and_can_be_named() {
+    const IGNORED: &str = "--dangerous-ignore-critical 1.3.6.1.4.1.99999.1";
+    let place = Place::with_worker();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/critical.pem");
+    std::fs::copy(data, place.path("critical.pem")).unwrap();
+    place
+        .run("store check critical.pem")
+        .code(1)
+        .stdout(contains(
+            "its extension 1.3.6.1.4.1.99999.1 is critical and not understood",
+        ));
+    place
+        .run(&format!("store check {IGNORED} critical.pem"))
+        .success();
+    let sealed = place
+        .run("seal --key worker.key --cert critical.pem task.json")
+        .success()
+        .stderr(contains("openers will refuse the message"));
+    place.write("sealed", &sealed.get_output().stdout);
+    place
+        .run("open --store critical.pem sealed")
+        .code(1)
+        .stdout("")
+        .stderr(contains("refused (critical-extension)").and(contains(format!("hint: {IGNORED}"))));
+    place
+        .run(&format!("open {IGNORED} --store critical.pem sealed"))
+        .success();
+    for command in [
+        "open --store critical.pem sealed",
+        "store check critical.pem",
+    ] {
+        place
+            .run(&format!("{command} --dangerous-ignore-critical 2.5.29.15"))
+            .code(1)
+            .stderr(contains("what a key is for, and that is checked"));
+    }
 }
 
 #[test]

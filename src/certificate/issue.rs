@@ -1,6 +1,5 @@
 //! Certificates and certificate requests signed with a [`SigningKey`], wherever the key is.
 
-use std::str::FromStr as _;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
@@ -17,6 +16,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::time::{Time, Validity};
 
+use super::name::rfc4514::{self, NameError};
 use super::{Certificate, CertificateError};
 use crate::error::ErrorClass;
 use crate::pss::Digest;
@@ -81,15 +81,27 @@ pub fn request(key: &dyn SigningKey, subject: &str) -> Result<String, IssueError
     Ok(request.to_pem(LineEnding::LF)?)
 }
 
+/// Says whether a certificate can be made for that subject, before a key is opened for it.
+///
+/// # Errors
+/// [`IssueError::Subject`], which names the character that is wrong.
+pub fn check_subject(subject: &str) -> Result<(), IssueError> {
+    parse_name(subject).map(drop)
+}
+
 /// A certificate or request that could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IssueError {
-    /// The subject is no distinguished name.
-    #[error("{subject:?} is not a distinguished name such as \"CN=worker-7,O=Example\" (RFC 4514)")]
+    /// The subject is no distinguished name, or not one that a certificate may have.
+    #[error(
+        "the subject {subject:?} is no distinguished name such as \"CN=worker-7,O=Example\" (RFC 4514): {source}"
+    )]
     Subject {
         /// What was given.
         subject: String,
+        /// What is wrong with it, and where.
+        source: NameError,
     },
     /// A date before 1970 or after 9999, or an end before the beginning.
     #[error("the validity cannot be encoded: years 1970 to 9999, and the end after the beginning")]
@@ -144,12 +156,11 @@ struct Signed {
 }
 
 fn parse_name(subject: &str) -> Result<Name, IssueError> {
-    Name::from_str(subject)
-        .ok()
-        .filter(|name| !name.is_empty())
-        .ok_or_else(|| IssueError::Subject {
-            subject: subject.to_owned(),
-        })
+    let der = rfc4514::parse(subject).map_err(|source| IssueError::Subject {
+        subject: subject.to_owned(),
+        source,
+    })?;
+    Ok(Name::from_der(&der)?)
 }
 
 fn algorithm(key: &dyn SigningKey) -> Result<AlgorithmIdentifierOwned, IssueError> {

@@ -1,7 +1,6 @@
 //! The certificates of a PEM text.
 
-use der::{Decode as _, Header, Reader as _, SliceReader, Tag};
-
+use super::asn1::{Element, Malformed, Reader, tag};
 use super::{Certificate, CertificateError};
 use crate::pem::{Section, Sections};
 
@@ -76,31 +75,30 @@ fn decode(section: &Section<'_>) -> Result<Vec<u8>, CertificateError> {
 /// Takes the certificate out of a `TRUSTED CERTIFICATE`. What OpenSSL trusts it for is not asked: that is about TLS and
 /// mail. That somebody marked it as rejected for a purpose is not passed over.
 fn without_trust(mut der: Vec<u8>) -> Result<Vec<u8>, CertificateError> {
-    let (certificate, settings) = split_first(&der).map_err(CertificateError::Der)?;
-    if is_rejected(settings).map_err(CertificateError::Der)? {
+    let damaged = |Malformed| CertificateError::Damaged { part: "structure" };
+    let (len, rejected) = trust(&der).map_err(damaged)?;
+    if rejected {
         return Err(CertificateError::Rejected);
     }
-    let len = certificate.len();
     der.truncate(len);
     Ok(der)
 }
 
-fn split_first(der: &[u8]) -> der::Result<(&[u8], &[u8])> {
-    let mut reader = SliceReader::new(der)?;
-    reader.tlv_bytes()?;
-    Ok(der.split_at(usize::try_from(reader.position())?))
+/// How long the certificate is, and whether what stands behind it rejects it for a purpose.
+fn trust(der: &[u8]) -> Result<(usize, bool), Malformed> {
+    let mut reader = Reader::new(der);
+    let len = reader.any()?.whole().len();
+    let settings = reader.optional(tag::SEQUENCE)?;
+    reader.finish()?;
+    Ok((len, settings.map_or(Ok(false), is_rejected)?))
 }
 
 /// `X509_CERT_AUX` of OpenSSL: a SEQUENCE with purposes, and under `[0]` those that it is rejected for.
-fn is_rejected(settings: &[u8]) -> der::Result<bool> {
-    if settings.is_empty() {
-        return Ok(false);
-    }
-    let mut outer = SliceReader::new(settings)?;
-    Header::decode(&mut outer)?.tag().assert_eq(Tag::Sequence)?;
-    while !outer.is_finished() {
+fn is_rejected(settings: Element<'_>) -> Result<bool, Malformed> {
+    let mut inside = settings.inside();
+    while !inside.is_empty() {
         // [0], constructed.
-        if outer.tlv_bytes()?.first() == Some(&0xa0) {
+        if inside.any()?.tag() == 0xa0 {
             return Ok(true);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use crate::certificate::extensions::is_of_precertificate;
 use crate::certificate::rfc3339;
 use crate::envelope::{EnvelopeError, SEALED_CONTENT_TYPE};
 use crate::error::{ErrorClass, Untrusted};
@@ -72,6 +73,14 @@ pub enum OpenError {
         /// Id of the certificate.
         signer_id: String,
     },
+    /// The certificate has an extension for which it must be refused.
+    #[error("the certificate of {signer_id:?} {}", refusal_of(oid))]
+    CriticalExtension {
+        /// Id of the certificate.
+        signer_id: String,
+        /// OID of the extension.
+        oid: String,
+    },
     /// The signer's key is outside of the sizes that the policy accepts.
     #[error("the certificate of {signer_id:?}: {source}")]
     Key {
@@ -129,6 +138,16 @@ pub enum OpenError {
     },
 }
 
+fn refusal_of(oid: &str) -> String {
+    if is_of_precertificate(oid) {
+        return "is a precertificate (RFC 6962), which is no certificate".to_owned();
+    }
+    format!(
+        "has the extension {oid}, which is critical and not understood; if you know that it changes nothing, have it \
+         ignored (dangerous_ignore_critical)"
+    )
+}
+
 impl From<EnvelopeError> for OpenError {
     fn from(error: EnvelopeError) -> Self {
         match error {
@@ -160,6 +179,7 @@ impl OpenError {
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not-yet-valid",
             Self::KeyUsage { .. } => "key-usage",
+            Self::CriticalExtension { .. } => "critical-extension",
             Self::Key { .. } => "key-size",
             Self::ContentType { .. } => "content-type",
             Self::ContentEncoding { .. } => "content-encoding",

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use super::OpenError;
 use crate::certificate::Certificate;
+use crate::certificate::extensions::why_not_ignorable;
 use crate::envelope::{Envelope, Format};
+use crate::error::{ErrorClass, Untrusted};
 use crate::pss::{Digest, KeySizes, Salt};
 
 /// What an [`Opener`](super::Opener) accepts. Closed by default; every method opens it a little.
@@ -20,6 +22,7 @@ use crate::pss::{Digest, KeySizes, Salt};
 /// | RSA key | 2048 to 8192 bits |
 /// | wire form | 64 MiB |
 /// | clock skew | 60 s |
+/// | critical extensions of certificates | those that are understood |
 #[derive(Debug, Clone)]
 pub struct Policy {
     content_types: BTreeSet<String>,
@@ -31,7 +34,11 @@ pub struct Policy {
     pub(super) max_message_len: usize,
     clock_skew: Duration,
     check_key_usage: bool,
+    ignored_extensions: BTreeSet<String>,
 }
+
+/// One thing that is checked of a signer's certificate.
+type Check = fn(&Policy, &Certificate, SystemTime) -> Result<(), OpenError>;
 
 impl Default for Policy {
     fn default() -> Self {
@@ -45,6 +52,7 @@ impl Default for Policy {
             max_message_len: Self::MAX_MESSAGE_LEN,
             clock_skew: Self::CLOCK_SKEW,
             check_key_usage: true,
+            ignored_extensions: BTreeSet::new(),
         }
     }
 }
@@ -143,6 +151,25 @@ impl Policy {
         self
     }
 
+    /// Accepts certificates with these critical extensions, by OID, although nobody here understands them. Whoever issued
+    /// the certificate asked that it be refused then (RFC 5280, 4.2), so know what they say before you name them.
+    ///
+    /// # Errors
+    /// [`NotIgnorable`] for what is no OID, and for extensions that are understood.
+    pub fn dangerous_ignore_critical<'a>(
+        mut self,
+        oids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, NotIgnorable> {
+        for oid in oids {
+            if let Some(reason) = why_not_ignorable(oid) {
+                let oid = oid.into();
+                return Err(NotIgnorable { oid, reason });
+            }
+            self.ignored_extensions.insert(oid.to_owned());
+        }
+        Ok(self)
+    }
+
     pub(crate) const fn longest_message(&self) -> usize {
         self.max_message_len
     }
@@ -151,42 +178,89 @@ impl Policy {
         self.clock_skew
     }
 
-    pub(super) fn check_certificate(
+    /// Judges the certificate of a signer, as opening a message does.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the first of the [`refusals`](Self::refusals).
+    pub fn check_certificate(
         &self,
         certificate: &Certificate,
         at: SystemTime,
     ) -> Result<(), OpenError> {
-        let signer_id = || certificate.id().to_owned();
+        self.refusals(certificate, at).next().map_or(Ok(()), Err)
+    }
+
+    /// All reasons for which the messages of that certificate's key would be refused: [`Expired`](OpenError::Expired),
+    /// [`NotYetValid`](OpenError::NotYetValid), [`KeyUsage`](OpenError::KeyUsage),
+    /// [`CriticalExtension`](OpenError::CriticalExtension), [`Key`](OpenError::Key).
+    pub fn refusals<'a>(
+        &'a self,
+        certificate: &'a Certificate,
+        at: SystemTime,
+    ) -> impl Iterator<Item = OpenError> + 'a {
+        let checks: [Check; 5] = [
+            Self::check_end,
+            Self::check_beginning,
+            Self::check_usage,
+            Self::check_extensions,
+            Self::check_size,
+        ];
+        checks
+            .into_iter()
+            .filter_map(move |check| check(self, certificate, at).err())
+    }
+
+    fn check_end(&self, certificate: &Certificate, at: SystemTime) -> Result<(), OpenError> {
         // A clock so close to either end of time that the skew leaves its range is read as it is.
         let earliest = at.checked_sub(self.clock_skew).unwrap_or(at);
+        if !certificate.has_expired(earliest) {
+            return Ok(());
+        }
+        Err(OpenError::Expired {
+            signer_id: certificate.id().to_owned(),
+            not_after: certificate.not_after(),
+            at,
+        })
+    }
+
+    fn check_beginning(&self, certificate: &Certificate, at: SystemTime) -> Result<(), OpenError> {
         let latest = at.checked_add(self.clock_skew).unwrap_or(at);
-        if certificate.has_expired(earliest) {
-            let not_after = certificate.not_after();
-            return Err(OpenError::Expired {
-                signer_id: signer_id(),
-                not_after,
-                at,
-            });
+        if !certificate.is_not_yet_valid(latest) {
+            return Ok(());
         }
-        if certificate.is_not_yet_valid(latest) {
-            let not_before = certificate.not_before();
-            return Err(OpenError::NotYetValid {
-                signer_id: signer_id(),
-                not_before,
-                at,
-            });
+        Err(OpenError::NotYetValid {
+            signer_id: certificate.id().to_owned(),
+            not_before: certificate.not_before(),
+            at,
+        })
+    }
+
+    fn check_usage(&self, certificate: &Certificate, _: SystemTime) -> Result<(), OpenError> {
+        if !self.check_key_usage || certificate.allows_signatures() {
+            return Ok(());
         }
-        if self.check_key_usage && !certificate.allows_signatures() {
-            return Err(OpenError::KeyUsage {
-                signer_id: signer_id(),
-            });
+        Err(OpenError::KeyUsage {
+            signer_id: certificate.id().to_owned(),
+        })
+    }
+
+    fn check_extensions(&self, certificate: &Certificate, _: SystemTime) -> Result<(), OpenError> {
+        let mut refused = certificate.refused_extensions().iter();
+        match refused.find(|oid| !self.ignored_extensions.contains(&***oid)) {
+            None => Ok(()),
+            Some(oid) => Err(OpenError::CriticalExtension {
+                signer_id: certificate.id().to_owned(),
+                oid: oid.to_string(),
+            }),
         }
-        self.key_sizes
-            .check(certificate.public_key().bits())
-            .map_err(|source| OpenError::Key {
-                signer_id: signer_id(),
-                source,
-            })
+    }
+
+    fn check_size(&self, certificate: &Certificate, _: SystemTime) -> Result<(), OpenError> {
+        let checked = self.key_sizes.check(certificate.public_key().bits());
+        checked.map_err(|source| OpenError::Key {
+            signer_id: certificate.id().to_owned(),
+            source,
+        })
     }
 
     pub(super) fn check_content(&self, envelope: Envelope<'_>) -> Result<(), OpenError> {
@@ -203,5 +277,23 @@ impl Policy {
             });
         }
         Ok(())
+    }
+}
+
+/// An extension that nobody can choose to ignore.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the extension {oid} cannot be ignored where it is critical: {reason}")]
+pub struct NotIgnorable {
+    /// What was named.
+    pub oid: Untrusted,
+    /// Why it cannot be.
+    pub reason: &'static str,
+}
+
+impl NotIgnorable {
+    /// Always [`ErrorClass::Permanent`].
+    #[must_use]
+    pub const fn class(&self) -> ErrorClass {
+        ErrorClass::Permanent
     }
 }

@@ -1,14 +1,12 @@
 //! X.509 certificates on a token, beside their keys.
 
-use der::{Decode as _, Encode as _};
-
 use super::Builder;
 use super::error::{Error, object_name};
 use super::find::{KeyFilter, find_key};
 use super::module::{Attribute, AttributeKind as Kind, ModuleSession, ObjectClass, ObjectHandle};
 use super::provision::{KeyInfo, keep_in_time, undo};
 use super::session::Access;
-use crate::certificate::{Certificate, CertificateError};
+use crate::certificate::Certificate;
 use crate::error::ErrorClass;
 
 /// An X.509 certificate on a token.
@@ -73,10 +71,6 @@ impl TokenCertificate {
                 on: access.token.to_string(),
             });
         }
-        let parsed =
-            x509_cert::Certificate::from_der(certificate.der()).map_err(CertificateError::Der)?;
-        let tbs = parsed.tbs_certificate();
-        let der = |encoded: der::Result<Vec<u8>>| encoded.map_err(CertificateError::Der);
         let template = [
             Attribute::class(ObjectClass::Certificate),
             Attribute::x509(),
@@ -84,9 +78,9 @@ impl TokenCertificate {
             Attribute::flag(Kind::Private, false),
             Attribute::bytes(Kind::Label, self.label.as_bytes()),
             Attribute::bytes(Kind::Id, &self.id),
-            Attribute::bytes(Kind::Subject, &der(tbs.subject().to_der())?),
-            Attribute::bytes(Kind::Issuer, &der(tbs.issuer().to_der())?),
-            Attribute::bytes(Kind::SerialNumber, &der(tbs.serial_number().to_der())?),
+            Attribute::bytes(Kind::Subject, certificate.subject_der()),
+            Attribute::bytes(Kind::Issuer, certificate.issuer_der()),
+            Attribute::bytes(Kind::SerialNumber, certificate.serial_number_der()),
             Attribute::bytes(Kind::Value, certificate.der()),
         ];
         session

@@ -152,7 +152,7 @@ def with_field(der, index, element):
     return tlv(0x30, tlv(0x30, b"".join(fields)) + algorithm + signature)
 
 
-VERSION, SERIAL, ISSUER, SPKI = 0, 1, 3, 6
+VERSION, SERIAL, ISSUER, VALIDITY, SUBJECT, SPKI, EXTENSIONS = 0, 1, 3, 4, 5, 6, 7
 
 
 def with_serial(number):
@@ -168,8 +168,54 @@ def with_key(modulus, exponent):
 
 def with_issuer_value(tag, value):
     """An issuer of one common name, of any string type and with any bytes."""
+    return with_field(certificate(), ISSUER, common_name(tag, value))
+
+
+def with_subject_value(tag, value):
+    return with_field(certificate(), SUBJECT, common_name(tag, value))
+
+
+def common_name(tag, value):
     attribute = tlv(0x30, bytes.fromhex("0603550403") + tlv(tag, value))
-    return with_field(certificate(), ISSUER, tlv(0x30, tlv(0x31, attribute)))
+    return tlv(0x30, tlv(0x31, attribute))
+
+
+def with_validity(not_before, not_after):
+    """Times as (tag, text)."""
+    times = [tlv(tag, text.encode()) for tag, text in (not_before, not_after)]
+    return with_field(certificate(), VALIDITY, tlv(0x30, b"".join(times)))
+
+
+UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
+
+
+def with_extensions(*extensions):
+    """Extensions of (OID in hexadecimal, what stands for `critical`, value)."""
+    listed = [
+        tlv(0x30, tlv(0x06, bytes.fromhex(oid)) + critical + tlv(0x04, value)) for oid, critical, value in extensions
+    ]
+    with_one = certificate(extensions=[(UNKNOWN, False)])
+    return with_field(with_one, EXTENSIONS, tlv(0xA3, tlv(0x30, b"".join(listed))))
+
+
+CRITICAL, NOT_CRITICAL, FALSE = tlv(0x01, b"\xff"), b"", tlv(0x01, b"\0")
+KEY_USAGE, BASIC_CONSTRAINTS = "551d0f", "551d13"
+
+
+def oid_bytes(text):
+    first, second, *rest = map(int, text.split("."))
+    encoded = b""
+    for number in [first * 40 + second, *rest]:
+        groups = [number & 0x7F]
+        while number := number >> 7:
+            groups.insert(0, number & 0x7F | 0x80)
+        encoded += bytes(groups)
+    return encoded.hex()
+
+
+def with_critical(oid):
+    """With a critical extension of which nobody looks at the value."""
+    return with_extensions((oid_bytes(oid), CRITICAL, b"\x05\x00"))
 
 
 def rdn_out_of_order():
@@ -230,7 +276,11 @@ CASES = {
     "BMPString of odd length": lambda: with_issuer_value(0x1E, b"\0a\0"),
     "TeletexString": lambda: with_issuer_value(0x14, b"teletex"),
     "TeletexString in Latin-1": lambda: with_issuer_value(0x14, "Bücher".encode("latin-1")),
-    "UniversalString": lambda: with_issuer_value(0x1C, "worker".encode("utf-32-be")),
+    "UniversalString": lambda: with_issuer_value(0x1C, "worker 🦀".encode("utf-32-be")),
+    "UniversalString with a surrogate": lambda: with_issuer_value(0x1C, b"\0\0\xd8\0"),
+    "UniversalString of odd length": lambda: with_issuer_value(0x1C, b"\0\0\0w\0"),
+    "GeneralString in the issuer": lambda: with_issuer_value(0x1B, b"general"),
+    "NumericString": lambda: with_issuer_value(0x12, b"0815"),
     "VisibleString": lambda: with_issuer_value(0x1A, b"visible"),
     "UTF8String that is none": lambda: with_issuer_value(0x0C, b"\xff\xfe"),
     "OCTET STRING in the issuer": lambda: with_issuer_value(0x04, b"octets"),
@@ -241,7 +291,20 @@ CASES = {
             (NameOID.X500_UNIQUE_IDENTIFIER, b"\x00\x01\x02", Kind.BitString),
         )
     ),
+    # Subjects, which nobody has to understand.
+    "empty subject": lambda: with_field(certificate(), SUBJECT, tlv(0x30, b"")),
+    "subject of TeletexString in Latin-1": lambda: with_subject_value(0x14, "Bücher".encode("latin-1")),
+    "subject of UniversalString": lambda: with_subject_value(0x1C, "Žížala".encode("utf-32-be")),
+    "subject of BMPString": lambda: with_subject_value(0x1E, "Žížala".encode("utf-16-be")),
+    "subject of BMPString of odd length": lambda: with_subject_value(0x1E, b"\0a\0"),
+    "subject of VideotexString": lambda: with_subject_value(0x15, b"videotex"),
+    "subject of GraphicString": lambda: with_subject_value(0x19, b"graphic"),
+    "subject of GeneralString": lambda: with_subject_value(0x1B, b"general"),
+    "subject of INTEGER": lambda: with_subject_value(0x02, b"\x07"),
+    "subject of a tag of two bytes": lambda: with_subject_value(0x04, b"x").replace(b"\x04\x01x", b"\x9f\x2a\0"),
     # Serial numbers.
+    "serial of 21 bytes": lambda: with_serial(1 << 160),
+    "serial of 24 bytes": lambda: with_serial((1 << 190) + 5),
     "serial 1": lambda: certificate(serial=1),
     "serial 127": lambda: certificate(serial=127),
     "serial 128": lambda: certificate(serial=128),
@@ -264,6 +327,11 @@ CASES = {
     "ends in 2049": lambda: certificate(not_after=datetime.datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)),
     "starts in 1970": lambda: certificate(not_before=datetime.datetime(1970, 1, 1, tzinfo=UTC)),
     "starts in 1955": lambda: certificate(not_before=datetime.datetime(1955, 6, 1, 12, 0, 0, tzinfo=UTC)),
+    "from 1900 to 1969": lambda: with_validity((GENERALIZED_TIME, "19000228235959Z"), (UTC_TIME, "691231235959Z")),
+    "starts in the year 1": lambda: with_validity((GENERALIZED_TIME, "00010101000000Z"), (UTC_TIME, "490101000000Z")),
+    "GeneralizedTime before 2050": lambda: with_validity((GENERALIZED_TIME, "20200229000000Z"), (UTC_TIME, "490101000000Z")),
+    "ends on 30 February": lambda: with_validity((UTC_TIME, "200101000000Z"), (UTC_TIME, "490230000000Z")),
+    "ends at 24:00": lambda: with_validity((UTC_TIME, "200101000000Z"), (UTC_TIME, "490101240000Z")),
     # Keys.
     "RSA-3072": lambda: certificate(signer=key(3072)),
     "RSA-4096": lambda: certificate(signer=key(4096)),
@@ -286,7 +354,57 @@ CASES = {
     "usage nonRepudiation": lambda: certificate(usage=["content_commitment"]),
     "usage keyEncipherment": lambda: certificate(usage=["key_encipherment"]),
     "usage keyCertSign": lambda: certificate(usage=["key_cert_sign", "crl_sign"]),
+    "usage of four bytes": lambda: with_extensions((KEY_USAGE, CRITICAL, bytes.fromhex("0305008000ff01"))),
+    "usage of four bytes without a signature": lambda: with_extensions(
+        (KEY_USAGE, CRITICAL, bytes.fromhex("030500200000ff"))
+    ),
+    "usage with bits that DER leaves out": lambda: with_extensions((KEY_USAGE, CRITICAL, bytes.fromhex("0303070000"))),
+    "usage of no bits": lambda: with_extensions((KEY_USAGE, CRITICAL, bytes.fromhex("030100"))),
+    "usage twice": lambda: with_extensions(*[(KEY_USAGE, CRITICAL, bytes.fromhex("03020780"))] * 2),
+    "usage that is no BIT STRING": lambda: with_extensions((KEY_USAGE, NOT_CRITICAL, bytes.fromhex("04020780"))),
     # Other extensions.
+    "critical FALSE is written": lambda: with_extensions((KEY_USAGE, FALSE, bytes.fromhex("03020780"))),
+    "for an authority, damaged": lambda: with_extensions((BASIC_CONSTRAINTS, CRITICAL, b"\x05\x00")),
+    **{
+        f"critical {oid}": lambda oid=oid: with_critical(oid)
+        for oid in [
+            "2.5.29.9",
+            "2.5.29.14",
+            "2.5.29.16",
+            "2.5.29.17",
+            "2.5.29.18",
+            "2.5.29.30",
+            "2.5.29.31",
+            "2.5.29.32",
+            "2.5.29.33",
+            "2.5.29.35",
+            "2.5.29.36",
+            "2.5.29.46",
+            "2.5.29.54",
+            "2.5.29.56",
+            "1.3.6.1.5.5.7.1.1",
+            "1.3.6.1.5.5.7.1.3",
+            "1.3.6.1.5.5.7.1.11",
+            "1.3.6.1.5.5.7.1.12",
+            "1.3.6.1.5.5.7.1.14",
+            "1.3.6.1.5.5.7.1.24",
+            "1.3.6.1.5.5.7.1.31",
+            "1.3.6.1.5.5.7.48.1.5",
+            "1.3.6.1.4.1.11129.2.4.2",
+            "1.3.6.1.4.1.11129.2.4.3",
+            "1.3.6.1.4.1.311.21.7",
+            "1.3.6.1.4.1.311.21.10",
+            "2.16.840.1.113730.1.1",
+            "2.16.840.1.113730.1.13",
+            "1.3.6.1.4.1.99999.4294967296",
+        ]
+    },
+    "two critical": lambda: with_extensions(
+        *[(oid_bytes(f"1.3.6.1.4.1.99999.{last}"), CRITICAL, b"\x05\x00") for last in (1, 2)]
+    ),
+    "precertificate, not critical": lambda: with_extensions(
+        (oid_bytes("1.3.6.1.4.1.11129.2.4.3"), NOT_CRITICAL, b"\x05\x00")
+    ),
     "for an authority, critical": lambda: certificate(
         extensions=[(x509.BasicConstraints(ca=True, path_length=None), True)]
     ),

@@ -23,6 +23,7 @@ pub mod keys;
 #[cfg(feature = "pkcs11")]
 pub mod matrix;
 pub mod mutate;
+pub mod odd;
 pub mod python;
 #[cfg(feature = "pkcs11")]
 pub mod recovery;
