@@ -10,6 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.serialization import disable_insecure_serializers as _disable_insecure_serializers
 from kombu.serialization import registry
 
+from . import guard
 from .certificate import CLOCK_SKEW, Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
 from .key import PrivateKey, is_uri
@@ -52,7 +53,7 @@ There is no point in signing messages if they are not verified.
 
 def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
                    serializer="json", app=None, *, salt="digest", reload_interval=5.0,
-                   max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW):  # fmt: skip
+                   max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW, refused="ack"):  # fmt: skip
     """Makes `app` sign what it sends and accept nothing that is not signed.
 
     As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
@@ -61,7 +62,9 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
     `max_body_len` bytes when they are decompressed. Certificates count for `clock_skew` seconds before their beginning and
     after their end, because clocks differ.
 
-    A worker of `app` does not start, or ends when it connects anew, once the settings accept more than what is signed.
+    A worker of `app` acknowledges what it refuses (`refused` ``ack``), or rejects it (``dead-letter``), so that AMQP puts it
+    where the queue's policy says. It does not start, or ends when it connects anew, once the settings accept more than what
+    is signed.
     """
     if app is None:
         from celery import current_app
@@ -82,7 +85,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
     if not (key and cert and store):
         raise ImproperlyConfigured(SECURITY_SETTING_MISSING)
 
-    register_auth(
+    serializer_of_app = register_auth(
         key if is_uri(key) else read(key),
         key_password,
         read(cert),
@@ -96,6 +99,9 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         clock_skew=clock_skew,
     )
     registry._set_default_serializer("auth")
+    guard.install(app, refusals=guard.Refusals(refused), store=serializer_of_app._cert_store)
+    if conf.event_serializer == "auth":
+        app.events.receiver_cls = "taskseal.celery.events:SignedEventReceiver"
     app.amqp.TaskConsumer = partial(task_consumer, app)
 
     if conf.result_accept_content is not None and list(conf.result_accept_content) != ["auth"]:
@@ -117,6 +123,9 @@ def task_consumer(app, channel, queues=None, accept=None, **options):
     check_settings(app.conf)
     if accept is not None and list(accept) != ["auth"]:
         raise ImproperlyConfigured(SETTING_MISSING)
+    worker = getattr(options.get("on_decode_error"), "__self__", None)
+    if worker is not None and not hasattr(worker, "guard"):
+        raise ImproperlyConfigured("worker_consumer was changed after setup_security: set it before")
     return type(app.amqp).TaskConsumer(app.amqp, channel, queues=queues, **options)
 
 

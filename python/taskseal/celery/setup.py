@@ -5,7 +5,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from ..errors import TasksealError
 from ..kombu_fernet import from_text
-from . import compression, transport
+from . import compression, guard, transport
 from . import sealing as _sealing
 from .certificate import Certificate, FSCertStore
 from .key import PrivateKey, is_uri
@@ -75,6 +75,7 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
     except ValueError as error:
         raise ImproperlyConfigured(f"The settings sealing_... cannot be used: {error}") from error
     _sealing.use(sealing)
+    guard.install(app, refusals=sealing)
     # For results, which Celery decompresses with kombu's functions. Messages are decompressed by the transports.
     compression.limit(sealing.max_body_len)
     transport.register()

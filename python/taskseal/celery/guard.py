@@ -1,0 +1,188 @@
+"""What a worker does with a message before Celery does anything: it verifies it and looks whether it has the form of one.
+
+Whatever a message holds, it ends in one of three ways: it is handled, refused, or given back because it cannot be told now
+whether it is good.
+"""
+
+import time
+from collections import Counter
+
+from celery.exceptions import BackendError
+from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
+
+from ..errors import OpenError, TasksealError
+from . import forms
+from .sealing import KEYS, Unanswered, logger
+
+#: The content type of a signed body.
+SIGNED = "application/data"
+
+#: Content types whose decoders need keys begin with it.
+ENCRYPTED = "application/x-fernet-"
+
+#: How long a worker waits when it has given back a message of which nothing could be told, in seconds.
+RETRY = 1.0
+
+#: What the setting ``worker_consumer`` becomes.
+GUARDED = "taskseal.celery.worker:consumer"
+
+
+class Refusals:
+    """Counts and logs what an application refuses that has no `Sealing`. What is refused is acknowledged, or rejected with
+    `refused` ``dead-letter``, so that AMQP puts it where the queue's policy says.
+    """
+
+    def __init__(self, refused="ack"):
+        if refused not in ("ack", "dead-letter"):
+            raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
+        self.refused = refused
+        self.refusals = Counter()
+
+    def refuse(self, error, where):
+        reason = getattr(error, "reason", None) or type(error).__name__
+        self.refusals[reason] += 1
+        logger.warning("refused: %s: reason=%s: %s", where, reason, error)
+
+
+class Guard:
+    """What a worker of one application checks, and what it does with messages that it does not handle.
+
+    `refusals` counts, logs and knows what becomes of a refused message: a `Sealing`, or `Refusals`. With `store`, the
+    certificates of an application that signs bodies, what is not signed is refused. `consumer` is the class that is guarded.
+    """
+
+    def __init__(self, refusals, store, consumer):
+        self.refusals = refusals
+        self.store = store
+        self.consumer = consumer
+
+    # --- What a message is ---
+
+    def check_task(self, message):
+        payload = self.payload(message)
+        forms.check_task(message, payload)
+        if not isinstance(payload, dict) and self._needs_keys(message):
+            # A pool's process would verify and decrypt once more, and has nowhere to give the message back to.
+            message.body, message.content_type, message.content_encoding = payload, None, None
+
+    def check_command(self, message):
+        forms.check_command(message, self.payload(message))
+
+    def check_event(self, message):
+        forms.check_event(self.payload(message))
+
+    def payload(self, message):
+        """What is in the body, which is decoded only if it is signed, where bodies are."""
+        if self.store is not None:
+            # kombu's decoder hands out an empty body without asking anybody.
+            if not isinstance(message.body, (str, bytes, bytearray, memoryview)) or not len(message.body):
+                raise OpenError("the body is empty or no text, and nobody signed it", reason="not-sealed")
+            if message.content_type != SIGNED:
+                found = forms.short(message.content_type)
+                raise OpenError(f"the body is not signed: its content type is {found}", reason="not-sealed")
+            message.accept = {SIGNED}
+        return message.decode()
+
+    def _needs_keys(self, message):
+        return self.store is not None or str(message.content_type).startswith(ENCRYPTED)
+
+    # --- What becomes of it ---
+
+    def refuse(self, message, error):
+        """Counts and logs a refusal, and takes the message out of its queue."""
+        self.refusals.refuse(reason_of(error), where(message))
+        if message.acknowledged:
+            return
+        if self.refusals.refused == "dead-letter":
+            keep = getattr(message.channel, "keep_refused", None)
+            if keep is None:
+                return message.reject(requeue=False)
+            keep(message)
+        message.ack()
+
+    def leave_out(self, message, error):
+        """Refuses a message that is gone from its queue already: a broadcast."""
+        if self.is_not_now(error):
+            logger.error("%s is left out, as it cannot be given back: %s", where(message), root(error))
+        else:
+            self.refusals.refuse(reason_of(error), where(message))
+
+    def answer(self, message, error):
+        """Gives a message back, or refuses it, for what was raised about it."""
+        if not self.is_not_now(error):
+            return self.refuse(message, error)
+        if not message.acknowledged:
+            give_back(message, error)
+
+    def is_not_now(self, error):
+        """Whether an error says something about this worker, and nothing about the message."""
+        if is_not_now(error):
+            return True
+        reason = getattr(root(error), "reason", None)
+        # A directory that is being replaced, or is not mounted: nobody is trusted, but messages are not to blame.
+        return self.store is not None and reason == "unknown-signer" and len(self.store.native) == 0
+
+
+def give_back(message, error):
+    """Returns a message to its queue, and waits before the next one is looked at."""
+    message.requeue()
+    logger.error("%s stays in its queue: %s", where(message), root(error))
+    time.sleep(RETRY)
+
+
+def where(message):
+    info = message.delivery_info if isinstance(message.delivery_info, dict) else {}
+    return f"message from the queue {str(info.get('routing_key'))[:120]!r}"
+
+
+def chain(error):
+    """An error and those that it was raised from, the outermost first."""
+    seen = []
+    while isinstance(error, BaseException) and error not in seen:
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return seen
+
+
+def root(error):
+    """The error of ours that is at the root of one of kombu's or Celery's."""
+    return next((one for one in chain(error) if isinstance(one, (TasksealError, Unanswered))), error)
+
+
+def is_not_now(error):
+    """Whether keys, memory or the result store are what is missing: the same message may pass later."""
+    found = root(error)
+    if isinstance(found, TasksealError):
+        return found.error_class != "rejected" or getattr(found, "reason", None) == KEYS
+    return isinstance(found, (Unanswered, MemoryError, BackendError, OperationalError))
+
+
+def reason_of(error):
+    """The refusal in an error, whoever raised it."""
+    found = root(error)
+    if isinstance(found, OpenError):
+        return found
+    text = f"{type(found).__name__}: {str(found)[:300]}"
+    if isinstance(found, ContentDisallowed):
+        return OpenError(text, reason="content-type")
+    if isinstance(found, DecodeError):
+        return OpenError(f"the body cannot be decoded: {text}", reason="undecodable")
+    return OpenError(f"Celery cannot handle it: {text}", reason="unexpected")
+
+
+def install(app, *, refusals=None, store=None):
+    """Makes the workers of `app` guard what they are given."""
+    found = getattr(app, "taskseal_guard", None)
+    if found is None:
+        app.taskseal_guard = Guard(refusals or Refusals(), store, app.conf.worker_consumer)
+        app.conf.worker_consumer = GUARDED
+        bound_clock(app.clock)
+    else:
+        found.refusals = refusals or found.refusals
+        found.store = store or found.store
+
+
+def bound_clock(clock):
+    """Lets nobody set a logical clock to what others cannot count up from, or to what is no number."""
+    adjust = clock.adjust
+    clock.adjust = lambda other: adjust(other) if forms.clock(other) else clock.forward()
