@@ -120,6 +120,19 @@ impl Certificate {
         self.0.allows_signatures()
     }
 
+    /// OIDs of the extensions for which it must be refused: critical and not understood, or a precertificate's.
+    #[getter]
+    fn refused_extensions(&self) -> Vec<String> {
+        let refused = self.0.refused_extensions().iter();
+        refused.map(ToString::to_string).collect()
+    }
+
+    /// Whether it is an authority's.
+    #[getter]
+    fn is_authority(&self) -> bool {
+        self.0.is_authority()
+    }
+
     /// Whether `signature` is this key's RSA-PSS signature of `message`, with either salt length unless one is named.
     /// Looks at the key alone: validity, key size and usage are the opener's policy.
     #[pyo3(signature = (message, signature, digest="sha256", salt=None))]

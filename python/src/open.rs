@@ -32,6 +32,7 @@ impl Policy {
         max_message_len=None,
         clock_skew=60.0,
         dangerous_ignore_key_usage=false,
+        dangerous_ignore_critical=vec![],
     ))]
     #[allow(clippy::too_many_arguments)] // They are keyword arguments of Python.
     fn new(
@@ -43,6 +44,7 @@ impl Policy {
         max_message_len: Option<usize>,
         clock_skew: f64,
         dangerous_ignore_key_usage: bool,
+        dangerous_ignore_critical: Vec<String>,
     ) -> PyResult<Self> {
         let mut policy = taskseal::Policy::new()
             .digest(choices::digest(digest)?)
@@ -76,7 +78,11 @@ impl Policy {
         if dangerous_ignore_key_usage {
             policy = policy.dangerous_ignore_key_usage();
         }
-        Ok(Self(policy))
+        let ignored = dangerous_ignore_critical.iter().map(String::as_str);
+        let policy = policy.dangerous_ignore_critical(ignored);
+        Ok(Self(
+            policy.map_err(|error| configuration(error.to_string()))?,
+        ))
     }
 }
 

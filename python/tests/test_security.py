@@ -482,14 +482,33 @@ def test_certificates_that_do_not_count(alice):
             Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
     with pytest.raises(SecurityError, match="1024 bits"):
         Certificate(identity("small", bits=1024).pem)
-    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
-    with pytest.raises(SecurityError, match="critical and not understood"):
-        Certificate(identity("alice", extensions=[(unknown, True)]).pem)
     for extension in (usage(key_cert_sign=True), x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])):
         one = identity("alice", extensions=[(extension, True)])
         refused(ours(None, None, [one]), ours(one, one, []).serialize("foo"), "not for signing")
         with pytest.raises(SecurityError, match="not for signing"):
             Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
+
+
+def test_critical_extensions_that_nobody_understands(alice, files, caplog):
+    oid = "1.3.6.1.4.1.99999.1"
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), b"\x05\x00")
+    one = identity("odd", extensions=[(unknown, True)])
+    assert one.native.refused_extensions == [oid] and not one.native.is_authority
+    sealed = ours(one, one, []).serialize("foo")
+    refused(ours(None, None, [one]), sealed, f"{oid}, which is critical and not understood")
+    with pytest.raises(SecurityError, match="not understood"):
+        Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
+    assert ours(None, None, [one], dangerous_ignore_critical=[oid]).deserialize(sealed) == "foo"
+    for wrong in (["2.5.29.15"], ["no oid"], oid):
+        with pytest.raises(SecurityError, match="cannot be ignored"):
+            ours(None, None, [one], dangerous_ignore_critical=wrong)
+    # It stops no worker: the others of the store are as good as before.
+    (files / "trusted" / "odd.pem").write_text(one.pem)
+    setup_security(app=application(files))
+    assert "'odd 7' will be refused" in caplog.text and oid in caplog.text
+    caplog.clear()
+    setup_security(app=application(files), dangerous_ignore_critical=[oid])
+    assert caplog.text == ""
 
 
 def test_another_digest_is_refused(alice):

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
+from conftest import identity
+from cryptography import x509
 
 from taskseal.celery import setup_sealing
-from taskseal.celery.sealing import Sealing
+from taskseal.celery.sealing import Bindings, Sealing
 from taskseal.celery.setup import KNOWN, SETTINGS
+from taskseal.errors import OpenError
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "celery.md"
 
@@ -53,10 +56,40 @@ def test_settings_that_setup_sealing_refuses(tmp_path, alice, redis):
         {"sealing_max_body_len": 0},
         {"sealing_max_age": -1},
         {"sealing_refused": "drop"},
+        {"sealing_dangerous_ignore_critical": ["2.5.29.15"]},
+        {"sealing_dangerous_ignore_critical": "1.3.6.1.4.1.99999.1"},
     ):
         with pytest.raises(ImproperlyConfigured) as raised:
             setup_sealing(app(**settings))
         assert "no key" not in str(raised.value)
+
+
+def test_the_way_out_for_critical_extensions_reaches_messages(tmp_path, alice, caplog):
+    oid = "1.3.6.1.4.1.99999.1"
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), b"\x05\x00")
+    odd = identity("odd", extensions=[(unknown, True)])
+    (tmp_path / "odd.pem").write_text(odd.pem)
+    (tmp_path / "odd.key").write_text(odd.key_pem)
+
+    def made(**settings):
+        app = Celery("tests", set_as_current=False, broker="sealed-memory://")
+        app.conf.update(
+            security_key=str(tmp_path / "odd.key"),
+            security_certificate=str(tmp_path / "odd.pem"),
+            security_cert_store=str(tmp_path / "*.pem"),
+            **settings,
+        )
+        return setup_sealing(app)
+
+    message = {"body": "", "content-type": None, "content-encoding": None, "headers": {}, "properties": {}}
+    strict = made()
+    assert "'odd 7' will be refused" in caplog.text and oid in caplog.text
+    wire = strict.seal(message, "", "celery")
+    with pytest.raises(OpenError) as raised:
+        strict.open(wire, "celery", Bindings())
+    assert raised.value.reason == "critical-extension"
+    opened, payload = made(sealing_dangerous_ignore_critical=[oid]).open(wire, "celery", Bindings())
+    assert opened.signer.id == "odd 7" and payload == message
 
 
 def test_the_documentation_has_the_settings_with_their_defaults():

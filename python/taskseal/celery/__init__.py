@@ -53,14 +53,16 @@ There is no point in signing messages if they are not verified.
 
 def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
                    serializer="json", app=None, *, salt="digest", reload_interval=5.0,
-                   max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW, refused="ack"):  # fmt: skip
+                   max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW, refused="ack",
+                   dangerous_ignore_critical=()):  # fmt: skip
     """Makes `app` sign what it sends and accept nothing that is not signed.
 
     As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
     the file of a key or the ``pkcs11:`` URI of one on a token, then `key_password` is the PIN if the URI names no source for
     it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`, and that have at most
     `max_body_len` bytes when they are decompressed. Certificates count for `clock_skew` seconds before their beginning and
-    after their end, because clocks differ.
+    after their end, because clocks differ. `dangerous_ignore_critical` are OIDs of critical extensions that a signer's
+    certificate may have although nobody here understands them.
 
     A worker of `app` acknowledges what it refuses (`refused` ``ack``), or rejects it (``dead-letter``), so that AMQP puts it
     where the queue's policy says. It does not start, or ends when it connects anew, once the settings accept more than what
@@ -97,6 +99,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         reload_interval=reload_interval,
         max_body_len=max_body_len,
         clock_skew=clock_skew,
+        dangerous_ignore_critical=dangerous_ignore_critical,
     )
     registry._set_default_serializer("auth")
     guard.install(app, refusals=guard.Refusals(refused), store=serializer_of_app._cert_store)

@@ -1,5 +1,7 @@
 """X.509 certificates and stores of them, as `celery.security.certificate` has them."""
 
+import logging
+
 import time
 
 from celery.exceptions import SecurityError
@@ -9,6 +11,8 @@ from .. import _native
 from .utils import get_digest_algorithm, reraise_errors
 
 __all__ = ("CertStore", "Certificate", "FSCertStore")
+
+logger = logging.getLogger("taskseal.celery")
 
 #: The smallest RSA key that is trusted, in bits.
 MIN_KEY_BITS = 2048
@@ -61,6 +65,8 @@ class Certificate:
             raise SecurityError(f"Certificate that is not valid yet: {self.get_id()!r}")
         if not self.native.allows_signatures():
             raise SecurityError(f"Certificate that is not for signing: {self.get_id()!r}")
+        if refused := self.native.refused_extensions:
+            raise SecurityError(f"Certificate with an extension that is not understood: {self.get_id()!r}: {refused[0]}")
         with reraise_errors("Bad signature: {0}", errors=(Exception,)):
             if not self.native.verifies(ensure_bytes(data), ensure_bytes(signature), digest):
                 raise ValueError("it is not this key's signature of this data with this digest")
@@ -110,14 +116,22 @@ class FSCertStore(CertStore):
 
     It looks for changes when it is used, at most every `reload_interval` seconds; None for never. A certificate that was
     taken away is unknown from then on, and a file that is no certificate is left out with an error in the log. At the start
-    nothing is left out: an unreadable or expired file is a `SecurityError`, as in Celery, and so is an empty store.
+    nothing is left out: an unreadable or expired file is a `SecurityError`, as in Celery, and so is an empty store. It says
+    then whose certificate has a critical extension that is not understood nor in `dangerous_ignore_critical`.
     """
 
-    def __init__(self, path, reload_interval=5.0):
+    def __init__(self, path, reload_interval=5.0, dangerous_ignore_critical=()):
         with reraise_errors("Unable to load the certificate store: {0}"):
             self.native = _native.CertStore.open(path, reload_interval=reload_interval)
-        for _ in self.itercerts():
-            pass  # each is checked by being made
+        for certificate in self.itercerts():  # each is checked by being made
+            for oid in certificate.native.refused_extensions:
+                if oid not in dangerous_ignore_critical:
+                    logger.error(
+                        "every message of the signer %r will be refused: its certificate has the extension %s, which is "
+                        "critical and not understood, or says that it is no certificate (see dangerous_ignore_critical)",
+                        certificate.get_id(),
+                        oid,
+                    )
 
     def add_cert(self, cert):
         raise SecurityError("This store is read from files: put the certificate there")

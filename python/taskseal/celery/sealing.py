@@ -45,11 +45,14 @@ class Sealing:
 
     def __init__(self, signer, store, fernets=(), *, digest="sha256", max_age=24 * 3600.0, result_max_age=None,
                  clock_skew=60.0, broadcast_skew=5.0, max_len=None, max_body_len=MAX_BODY_LEN, refused="ack",
-                 dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None):  # fmt: skip
+                 dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None,
+                 dangerous_ignore_critical=()):  # fmt: skip
         if refused not in ("ack", "dead-letter"):
             raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
         fernets = list(fernets)
-        policy = _native.Policy(digest=digest, max_message_len=max_len)
+        policy = _native.Policy(
+            digest=digest, max_message_len=max_len, dangerous_ignore_critical=list(dangerous_ignore_critical)
+        )
         self.store = store
         self.sealer = _native.MessageSealer(signer, fernets)
         opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}

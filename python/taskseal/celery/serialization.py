@@ -31,7 +31,8 @@ class SecureSerializer:
     """
 
     def __init__(self, key=None, cert=None, cert_store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json", *,
-                 accept=(), salt="digest", max_message_len=None, clock_skew=CLOCK_SKEW):  # fmt: skip
+                 accept=(), salt="digest", max_message_len=None, clock_skew=CLOCK_SKEW,
+                 dangerous_ignore_critical=()):  # fmt: skip
         self._key = key
         self._cert = cert
         self._cert_store = cert_store
@@ -45,6 +46,7 @@ class SecureSerializer:
                 digest=self._digest,
                 max_message_len=max_message_len,
                 clock_skew=clock_skew,
+                dangerous_ignore_critical=list(dangerous_ignore_critical),
             )
         self._opener = self._opener_for(cert_store)
 
@@ -90,7 +92,7 @@ def _content_type(name):
 
 def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json",
                   *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN,
-                  clock_skew=CLOCK_SKEW):  # fmt: skip
+                  clock_skew=CLOCK_SKEW, dangerous_ignore_critical=()):  # fmt: skip
     """Register security serializer.
 
     From then on content that is not sealed is refused, and so are compressed bodies that become more than `max_body_len`
@@ -99,12 +101,13 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
     s = SecureSerializer(
         key and PrivateKey(key, password=key_password),
         cert and Certificate(cert),
-        store and FSCertStore(store, reload_interval=reload_interval),
+        store and FSCertStore(store, reload_interval, dangerous_ignore_critical),
         digest,
         serializer=serializer,
         accept=accept,
         salt=salt,
         clock_skew=clock_skew,
+        dangerous_ignore_critical=dangerous_ignore_critical,
     )
     registry.register("auth", s.serialize, s.deserialize, content_type=CONTENT_TYPE, content_encoding="utf-8")
     registry.register("taskseal-refused", None, _refuse, content_type=REFUSED_CONTENT_TYPE)

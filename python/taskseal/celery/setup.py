@@ -32,6 +32,7 @@ SETTINGS = {
     "sealing_dead_letter_queue": "dead_letter_queue",
     "sealing_bindings": "bindings",
     "sealing_on_refused": "on_refused",
+    "sealing_dangerous_ignore_critical": "dangerous_ignore_critical",
 }
 
 #: All of them: these are read for themselves.
@@ -68,7 +69,7 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
     signer = PrivateKey(key if is_uri(key) else read(key), key_password).signer(
         Certificate(read(cert)), digest, conf.get("sealing_salt", "digest")
     )
-    trusted = FSCertStore(store, reload_interval=interval).native
+    trusted = FSCertStore(store, interval, options.get("dangerous_ignore_critical", ())).native
     fernets = [fernet(text) for text in encryption_keys or conf.get("sealing_encryption_keys") or ()]
     try:
         sealing = _sealing.Sealing(signer, trusted, fernets, digest=digest, replay=replay, **options)
