@@ -12,6 +12,7 @@ from kombu.utils.json import dumps, loads
 from .. import _native
 from ..errors import FernetError, OpenError
 from .compression import MAX_BODY_LEN, checked, decompress
+from .delayed import undelayed
 from .replay import ProcessMemory
 
 logger = logging.getLogger("taskseal.celery")
@@ -95,7 +96,7 @@ class Sealing:
         exchange, routing_key = opened.exchange, opened.routing_key
         if exchange is None or routing_key is None:
             raise OpenError("the message does not say where it was sent to", reason="destination")
-        if not self._allows(queue, exchange, routing_key, bindings):
+        if self.destination(queue, exchange, routing_key, bindings) is None:
             raise OpenError(
                 f"the message was sent to exchange {exchange[:120]!r} with routing key {routing_key[:120]!r}, "
                 f"which does not lead to the queue {queue!r}",
@@ -118,10 +119,17 @@ class Sealing:
         method = message["headers"].pop("compression", None)
         return decompress(body, method, self.max_body_len) if method else body
 
-    def _allows(self, queue, exchange, routing_key, bindings):
-        if (exchange, routing_key) in self.bindings.get(queue, ()):
-            return True
-        return bindings.allows(queue, exchange, routing_key)
+    def destination(self, queue, exchange, routing_key, bindings):
+        """The exchange and the routing key by which a message that was sent to these comes into the queue, or None when they
+        do not lead there. They are other ones when the broker delayed it.
+        """
+        named = self.bindings.get(queue, ())
+        meant = undelayed(exchange, routing_key)
+        if meant is not None:
+            return next((pair for pair in named if pair[1] == meant), None) or bindings.delayed(queue, meant)
+        if (exchange, routing_key) in named or bindings.allows(queue, exchange, routing_key):
+            return exchange, routing_key
+        return None
 
     def refuse(self, error, where):
         """Counts and logs a refusal. Never raises."""
@@ -170,6 +178,20 @@ class Bindings:
             if type == "topic" and topic_matches(key.split("."), routing_key.split(".")):
                 return True
         return False
+
+    def delayed(self, queue, routing_key):
+        """The exchange and the routing key by which a message comes into the queue when its delay is over, or None.
+
+        Celery has the broker hand it to each exchange of its queues that is no direct one. The signature does not name which.
+        """
+        for exchange, key in self._queues.get(queue, ()):
+            type = self._types.get(exchange, "direct")
+            if type == "topic" and topic_matches(key.split("."), routing_key.split(".")):
+                return exchange, routing_key
+            # What goes to a fanout exchange comes to all of its queues, under the key of one of them.
+            if type == "fanout" and any((exchange, routing_key) in pairs for pairs in self._queues.values()):
+                return exchange, routing_key
+        return None
 
 
 def topic_matches(pattern, words):

@@ -5,6 +5,7 @@ import os
 import time
 
 from celery import Celery
+from kombu import Exchange, Queue
 from support_wait import witness
 
 from taskseal.celery import setup_sealing
@@ -30,6 +31,18 @@ app.conf.update(
     task_routes={"second": {"queue": "second"}},
     task_default_priority=5,
 )
+if os.environ.get("TEST_QUORUM"):
+    # RabbitMQ itself delays tasks then.
+    topic = Exchange("tasks-by-topic", type="topic")
+    app.conf.update(
+        task_queues=[
+            Queue(name, topic, routing_key=key, queue_arguments={"x-queue-type": "quorum"})
+            for name, key in (("celery", "celery"), ("second", "orders.#"), ("third", "third"))
+        ],
+        task_default_exchange=topic.name,
+        task_default_exchange_type=topic.type,
+        task_routes={"second": {"queue": "second", "routing_key": "orders.created"}, "later": {"queue": "third"}},
+    )
 sealing = setup_sealing(app)
 
 
@@ -86,6 +99,15 @@ def again(self):
     if self.request.retries < 1:
         raise self.retry(countdown=0.1)
     return self.request.retries
+
+
+@app.task(name="later", bind=True)
+def later(self, line, countdown):
+    """Ends at the second retry."""
+    witness(f"{line} {self.request.retries}")
+    if self.request.retries < 2:
+        raise self.retry(countdown=countdown)
+    return [self.request.delivery_info[name] for name in ("exchange", "routing_key")]
 
 
 @app.task(name="more")

@@ -155,7 +155,10 @@ class Channel(pyamqp.Channel):
             "content_encoding": message["content-encoding"],
             "application_headers": message["headers"],
         }
-        msg.delivery_info.update(exchange=opened.exchange, routing_key=opened.routing_key)
+        # Of a delayed message it is where it would have gone at once: a task that is tried again goes there.
+        bindings = self.connection.sealed_bindings
+        exchange, routing_key = self.sealing.destination(queue, opened.exchange, opened.routing_key, bindings)
+        msg.delivery_info.update(exchange=exchange, routing_key=routing_key)
         msg.opened = True
         return known
 
