@@ -68,9 +68,11 @@ mod pem;
 pub mod pkcs11;
 pub mod pss;
 pub mod public_key;
+mod refusals;
 pub mod seal;
 pub mod signer;
 pub mod store;
+pub mod tally;
 
 // Sealing and opening.
 pub use envelope::{Envelope, Format};

@@ -14,6 +14,7 @@ use crate::certificate::Certificate;
 use crate::envelope::{Format, SEALED_CONTENT_TYPE, Unpacked, celery};
 use crate::message::bound::is_bound;
 use crate::pss::Scheme;
+use crate::refusals::Refusals;
 use crate::store::CertStore;
 
 /// Opens sealed messages: nothing comes out that was not verified.
@@ -42,6 +43,7 @@ use crate::store::CertStore;
 pub struct Opener {
     store: Arc<dyn CertStore>,
     policy: Policy,
+    refusals: Arc<Refusals>,
 }
 
 impl Opener {
@@ -51,6 +53,7 @@ impl Opener {
         Self {
             store: Arc::new(store),
             policy: Policy::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -94,7 +97,7 @@ impl Opener {
             let error = OpenError::NotSealed {
                 content_type: content_type.into(),
             };
-            return Err(refused(error));
+            return Err(self.refused(error));
         }
         self.open_at(wire, at)
     }
@@ -122,7 +125,10 @@ impl Opener {
         at: SystemTime,
         scope: Scope,
     ) -> Result<Opened<'w>, OpenError> {
-        let opened = self.verify(wire, at, scope).map_err(refused)?;
+        let opened = self
+            .verify(wire, at, scope)
+            .map_err(|error| self.refused(error))?;
+        self.refusals.passed();
         tracing::debug!(
             signer = opened.signer().id(),
             format = %opened.format(),
@@ -131,6 +137,14 @@ impl Opener {
             "message opened"
         );
         Ok(opened)
+    }
+
+    /// Logs a refusal and hands it on.
+    fn refused(&self, error: OpenError) -> OpenError {
+        let signer = error.signer();
+        self.refusals
+            .refused(error.reason(), signer.as_deref(), &error);
+        error
     }
 
     fn verify<'w>(
@@ -189,12 +203,6 @@ pub(crate) enum Scope {
     Body,
     /// Bound content: a whole message, or a payload with a context.
     Bound,
-}
-
-/// Logs a refusal and hands it on.
-fn refused(error: OpenError) -> OpenError {
-    tracing::warn!(reason = error.reason(), %error, "message refused");
-    error
 }
 
 /// A message whose signature was verified.

@@ -57,6 +57,7 @@ mod recovery;
 mod rv;
 mod session;
 mod token;
+mod trouble;
 mod uri;
 mod whereabouts;
 mod worker;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use support::keys::signer;
+use support::log::Warnings;
 use support::mutate::{Random, mutate};
 use taskseal::envelope::{Field, dangerous_inspect_unverified};
 use taskseal::pss::Scheme;
@@ -458,4 +459,55 @@ fn mutated_wires_are_refused_or_verified() {
         );
     }
     assert!(opened > 10, "{opened}");
+}
+
+/// Whoever fills the queue does not fill the log, and what is rare among it is not lost.
+#[test]
+fn a_flood_of_bad_messages_is_a_few_lines_that_count_each_reason_and_signer() {
+    const FLOOD: usize = 20_000;
+    let store = MemoryCertStore::new();
+    let signer = signer(2048, Scheme::default(), "CN=carol");
+    store.add(signer.certificate().clone()).unwrap();
+    let opener = Opener::new(store);
+    let stranger = Opener::new(MemoryCertStore::new());
+    let good = Sealer::new(signer).seal(&[1, 2]).unwrap();
+    let good = good.as_bytes();
+    // The signature is changed; this one of a trusted signer comes three times.
+    let mut forged = STANDARD.decode(good).unwrap();
+    *forged.last_mut().unwrap() ^= 1;
+    let forged = STANDARD.encode(forged);
+    let warnings = Warnings::default();
+    warnings.of(|| {
+        for number in 0..FLOOD {
+            match number {
+                100 | 7000 | 15_000 => assert_eq!(
+                    refused(&opener, forged.as_bytes()).reason(),
+                    "bad-signature"
+                ),
+                _ => drop(opener.open(b"garbage").unwrap_err()),
+            }
+        }
+        drop(opener);
+        refused(&stranger, good);
+    });
+    let lines = warnings.lines();
+    assert!(lines.len() < 8, "{lines:#?}");
+    let all = lines.join("\n");
+    let count = |reason: &str| {
+        let said = lines
+            .iter()
+            .filter(|line| line.contains(&format!("reason={reason} ")));
+        let counted = lines.iter().filter_map(|line| {
+            let (_, rest) = line.split_once(&format!("{reason}: "))?;
+            rest.split([';', ' ']).next()?.parse::<usize>().ok()
+        });
+        said.count() + counted.sum::<usize>()
+    };
+    assert_eq!(
+        (count("malformed"), count("bad-signature")),
+        (FLOOD - 3, 3),
+        "{all}"
+    );
+    assert!(all.contains("bad-signature: 2 (\""), "{all}");
+    assert_eq!(count("unknown-signer"), 1, "{all}");
 }

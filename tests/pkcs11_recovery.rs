@@ -12,6 +12,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::fault::{Fault, OTHER_KEY};
+use support::log::Warnings;
 use support::recovery::{sign, token};
 use support::softhsm;
 use taskseal::SignError;
@@ -396,5 +397,53 @@ fn a_closed_key_signs_no_more_and_leaves_nothing_open() {
         assert_eq!(faults.open(), 0);
         assert!(matches!(sign(&key), Err(SignError::Token(Error::Closed))));
         key.close().unwrap();
+    });
+}
+
+/// Every thread meets the outage and tries again many times.
+#[test]
+fn an_outage_is_one_line_of_the_log_when_it_begins_and_one_when_it_is_over() {
+    softhsm::test(|hsm| {
+        let (_, builder, faults) = token(hsm);
+        let away = Duration::from_secs(4);
+        let builder = builder.reload_interval(Duration::from_secs(60));
+        let key = builder.deadline(away / 2).open_key().unwrap();
+        let warnings = Warnings::default();
+        let start = Instant::now();
+        faults.happens(Fault::ServerAway(away));
+        let (failed, last) = std::thread::scope(|scope| {
+            let sign_through = || {
+                let mut failed = 0;
+                loop {
+                    match warnings.of(|| sign(&key)) {
+                        Ok(()) => return (failed, start.elapsed()),
+                        Err(_) => failed += 1,
+                    }
+                }
+            };
+            let threads = [(); 8].map(|()| scope.spawn(sign_through));
+            let ends = threads.map(|thread| thread.join().unwrap());
+            let failed: u64 = ends.iter().map(|end| end.0).sum();
+            (failed, ends.iter().map(|end| end.1).max().unwrap())
+        });
+        let lines = warnings.lines();
+        assert!(
+            lines[0].starts_with("a key fails; it is tried again on=token"),
+            "{lines:#?}"
+        );
+        let over: Vec<_> = lines
+            .iter()
+            .filter(|line| line.starts_with("a key works again"))
+            .collect();
+        assert!(over[0].contains(" after=4."), "{over:#?}");
+        assert!(
+            failed >= 8 && over[0].contains(&format!(" failed={failed} ")),
+            "{failed}: {over:#?}"
+        );
+        let tried = key.statistics().retries;
+        assert!(tried > 8 * 5, "{tried}");
+        // One per second in between, at most; threads that find out late about the return make another two.
+        let most = 2 + last.as_secs() as usize + 2;
+        assert!(lines.len() <= most, "{lines:#?}");
     });
 }

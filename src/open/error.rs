@@ -168,6 +168,19 @@ impl OpenError {
         }
     }
 
+    /// Who the message says, or is known, to be from, made safe to log.
+    pub(crate) fn signer(&self) -> Option<String> {
+        match self {
+            Self::UnknownSigner { signer_id } => Some(signer_id.to_string()),
+            Self::Expired { signer_id, .. }
+            | Self::NotYetValid { signer_id, .. }
+            | Self::KeyUsage { signer_id }
+            | Self::Key { signer_id, .. }
+            | Self::BadSignature { signer_id } => Some(Untrusted::new(signer_id).to_string()),
+            _ => None,
+        }
+    }
+
     /// The reason in one stable lower-case word, for logs, metrics labels and `--json`.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

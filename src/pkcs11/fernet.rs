@@ -146,11 +146,11 @@ impl Pkcs11FernetKeys {
         };
         match connection.run_beside(deadline, job, beside) {
             Ok(answer) => {
-                connection.record().signed(count);
+                connection.signed(count);
                 Ok(answer)
             }
             Err(error) => {
-                connection.record().failed(&error);
+                connection.failed(&error);
                 Err(refused(error))
             }
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::error::Error;
 use super::module::lock;
 use super::process::Apart;
+use super::trouble::{Counts, Event, Line, Trouble, Troubles};
 use crate::error::ErrorClass;
 
 /// How a key is, as its last signatures showed. Asking makes no call.
@@ -137,7 +138,7 @@ pub(crate) struct Record {
     failures: [AtomicU64; CLASSES.len()],
     times: [AtomicU64; Histogram::BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
-    trouble: Mutex<Option<Trouble>>,
+    troubles: Mutex<Troubles>,
 }
 
 #[derive(Debug, Default)]
@@ -147,17 +148,9 @@ struct Signed {
     troubled: AtomicBool,
 }
 
-#[derive(Debug, Clone)]
-struct Trouble {
-    why: String,
-    since: SystemTime,
-    next: Option<Instant>,
-    lasting: bool,
-}
-
 impl Record {
     /// So many signatures were handed out.
-    pub(crate) fn signed(&self, count: u64) {
+    pub(crate) fn signed(&self, count: u64, on: &dyn Fn() -> String) {
         let Signed {
             signatures,
             troubled,
@@ -165,27 +158,34 @@ impl Record {
         signatures.fetch_add(count, Ordering::Relaxed);
         emit::signed(count);
         if troubled.load(Ordering::Relaxed) {
-            troubled.store(false, Ordering::Relaxed);
-            *lock(&self.trouble) = None;
+            self.well(on);
         }
     }
 
+    /// What was in trouble works.
+    pub(crate) fn well(&self, on: &dyn Fn() -> String) {
+        self.callers.0.troubled.store(false, Ordering::Relaxed);
+        let line = lock(&self.troubles).well(Instant::now());
+        say(line, on, "");
+    }
+
     /// A call failed for good.
-    pub(crate) fn failed(&self, error: &Error) {
+    pub(crate) fn failed(&self, error: &Error, on: &dyn Fn() -> String) {
         let class = error.class();
         let counts = CLASSES.iter().zip(&self.failures);
         for (_, count) in counts.filter(|(known, _)| **known == class) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         emit::failed(class);
-        self.note(error, None, !class.is_retryable());
+        let lasting = !class.is_retryable();
+        self.note(error, Event::Failed { lasting }, None, on);
     }
 
     /// A try failed; there is another one.
-    pub(crate) fn tried(&self, error: &Error, next: Option<Instant>) {
+    pub(crate) fn tried(&self, error: &Error, next: Option<Instant>, on: &dyn Fn() -> String) {
         self.retries.fetch_add(1, Ordering::Relaxed);
         emit::retried();
-        self.note(error, next, false);
+        self.note(error, Event::Tried, next, on);
     }
 
     pub(crate) fn waited_for_session(&self) {
@@ -208,7 +208,7 @@ impl Record {
     }
 
     pub(crate) fn health(&self) -> Health {
-        let Some(trouble) = lock(&self.trouble).clone() else {
+        let Some(trouble) = lock(&self.troubles).now().cloned() else {
             return Health::Usable;
         };
         let Trouble {
@@ -216,6 +216,7 @@ impl Record {
             since,
             next,
             lasting,
+            ..
         } = trouble;
         if lasting {
             return Health::Failed { why, since };
@@ -244,19 +245,49 @@ impl Record {
         }
     }
 
-    fn note(&self, error: &Error, next: Option<Instant>, lasting: bool) {
-        let mut trouble = lock(&self.trouble);
-        let since = trouble
-            .as_ref()
-            .map_or_else(SystemTime::now, |trouble| trouble.since);
-        let next = next.or_else(|| trouble.as_ref().and_then(|trouble| trouble.next));
-        *trouble = Some(Trouble {
-            why: error.to_string(),
-            since,
-            next,
-            lasting,
-        });
+    fn note(&self, error: &Error, event: Event, next: Option<Instant>, on: &dyn Fn() -> String) {
+        let why = error.to_string();
+        let line = lock(&self.troubles).note(event, why.clone(), next, Instant::now());
         self.callers.0.troubled.store(true, Ordering::Relaxed);
+        say(line, on, &why);
+    }
+}
+
+/// Says in the log how a key is. Whoever has seen that it fails should see that it is well again, so both are warnings.
+fn say(line: Option<Line>, on: &dyn Fn() -> String, why: &str) {
+    let Some(line) = line else { return };
+    let on = on();
+    match line {
+        Line::Begins {
+            lasting: false,
+            unsaid: Counts { failed, tried },
+        } => {
+            tracing::warn!(on, why, failed, tried, "a key fails; it is tried again");
+        }
+        Line::Begins {
+            lasting: true,
+            unsaid: Counts { failed, tried },
+        } => {
+            tracing::warn!(
+                on,
+                why,
+                failed,
+                tried,
+                "a key fails until somebody puts it right"
+            );
+        }
+        Line::Lasts {
+            after,
+            counts: Counts { failed, tried },
+        } => {
+            tracing::warn!(on, why, ?after, failed, tried, "a key still fails");
+        }
+        Line::Over {
+            after,
+            counts: Counts { failed, tried },
+        } => {
+            tracing::warn!(on, ?after, failed, tried, "a key works again");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::Digest as LcDigest;
 use zeroize::Zeroizing;
@@ -23,6 +23,7 @@ use crate::error::ErrorClass;
 use crate::pss::{Hash, Scheme, emsa_pss_encode};
 use crate::public_key::{PublicKey, lc_hash};
 use crate::signer::{SignError, SigningKey};
+use crate::tally::Tally;
 
 /// A private RSA key on a token, found by its URI or attributes alone: what a self-signed certificate or a request is
 /// made with. For messages use [`Pkcs11Signer`](super::Pkcs11Signer), which also checks the certificate.
@@ -44,6 +45,7 @@ struct Core {
     salt_len: usize,
     /// Label and id, for errors and logs.
     name: String,
+    thrown_away: Tally,
 }
 
 /// How the token makes a signature.
@@ -144,6 +146,7 @@ impl Pkcs11Key {
             scheme: options.scheme,
             salt_len,
             name: found.info.name(),
+            thrown_away: Tally::new(Duration::from_secs(10)),
         });
         let always_authenticate = found.info.always_authenticate == Some(true);
         let path = choose_path(
@@ -188,12 +191,12 @@ impl SigningKey for Pkcs11Key {
         });
         match signed {
             Ok(signature) => {
-                connection.record().signed(1);
+                connection.signed(1);
                 tracing::debug!(key = %self.core.name, token = %self.token().label, bytes = message.len(), "signed");
                 Ok(signature)
             }
             Err(error) => {
-                connection.record().failed(&error);
+                connection.failed(&error);
                 Err(error.into())
             }
         }
@@ -392,7 +395,15 @@ impl Core {
             token: Box::new(access.token.clone()),
             len: signature.len(),
         };
-        tracing::warn!(%error, "a signature was thrown away");
+        let counted = self
+            .thrown_away
+            .count("wrong signature", None, Instant::now());
+        if counted.first {
+            tracing::warn!(%error, "a signature was thrown away");
+        }
+        if let Some(thrown_away) = counted.summary {
+            tracing::warn!(key = %self.name, thrown_away, "signatures were thrown away");
+        }
         Err(error)
     }
 

@@ -101,6 +101,20 @@ impl<H: Copy + Send + 'static> Connection<H> {
         &self.record
     }
 
+    /// So many signatures were handed out.
+    pub(crate) fn signed(&self, count: u64) {
+        self.record.signed(count, &|| self.name());
+    }
+
+    /// A call failed for good.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.record.failed(error, &|| self.name());
+    }
+
+    fn tried(&self, error: &Error, next_start: Option<Instant>) {
+        self.record.tried(error, next_start, &|| self.name());
+    }
+
     /// Runs a job on a worker and waits for it until the deadline. A job that does not come back is written off with its
     /// worker.
     pub(crate) fn run<T, E>(
@@ -152,7 +166,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             match self.lend(deadline, is_lost, job, || ()) {
                 Ok(answer) => return Ok(answer),
                 Err(Failed::For(error)) => return Err(error),
-                Err(Failed::LeftBehind(error)) => self.record.tried(&error, None),
+                Err(Failed::LeftBehind(error)) => self.tried(&error, None),
             }
         }
     }
@@ -336,8 +350,9 @@ impl<H: Copy + Send + 'static> Connection<H> {
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
             let error = match attempt(Step { rung, login }) {
                 Ok(done) => {
-                    if rung != Rung::Kept {
-                        tracing::info!(rung = rung.as_str(), tries, on = self.name(), "recovered");
+                    if tries > 1 {
+                        tracing::debug!(rung = rung.as_str(), tries, on = self.name(), "recovered");
+                        self.record.well(&|| self.name());
                     }
                     return Ok(done);
                 }
@@ -389,7 +404,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
                     Ok(next) => next,
                 };
             }
-            self.record.tried(&error, next_start);
+            self.tried(&error, next_start);
             last = Some((failed, error));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::error::Error;
@@ -49,6 +49,8 @@ struct TokenState {
     refused: Mutex<RefusedPins>,
     /// Counts logins. Handles found before one are not used after it.
     generation: AtomicU64,
+    /// It was said that the token does not show whether a try is left.
+    unreadable: AtomicBool,
 }
 
 /// The PINs that the token refused since the last one that it took; `None` stands for what was entered on a PIN pad.
@@ -213,7 +215,7 @@ impl Access {
         let token = || Box::new(self.token.clone());
         // Asked anew each time: others may have used up the tries.
         let now = TokenInfo::read(&self.module, self.token.slot_id);
-        if now.unreadable.is_some() {
+        if now.unreadable.is_some() && !self.shared.unreadable.swap(true, Ordering::Relaxed) {
             tracing::warn!(token = %now, "whether a PIN try is left cannot be seen; logging in all the same");
         }
         let flags = now.flags;

@@ -20,6 +20,7 @@ pub mod fernet_pair;
 pub mod fork;
 #[cfg(feature = "software")]
 pub mod keys;
+pub mod log;
 #[cfg(feature = "pkcs11")]
 pub mod matrix;
 pub mod mutate;
