@@ -51,7 +51,8 @@ exception! {
 
 impl IntoPyErr for OpenError {
     fn into_py_err(self) -> PyErr {
-        python::OpenError::new_err((self.to_string(), self.class().as_str(), self.reason()))
+        let class = self.class().as_str();
+        python::OpenError::new_err((self.to_string(), class, self.reason(), self.signer()))
     }
 }
 

@@ -21,6 +21,7 @@ mod open;
 mod seal;
 mod signer;
 mod store;
+mod tally;
 
 use pyo3::prelude::*;
 
@@ -47,6 +48,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<message::OpenedPayload>()?;
     module.add_class::<fernet::Fernet>()?;
     module.add_class::<fernet::MultiFernet>()?;
+    module.add_class::<tally::Tally>()?;
     module.add_function(wrap_pyfunction!(open::inspect_unverified, module)?)?;
     Ok(())
 }

@@ -231,6 +231,7 @@ impl OpenedPayload {
 impl crate::errors::IntoPyErr for MessageError {
     fn into_py_err(self) -> PyErr {
         let text = self.to_string();
-        crate::errors::python::OpenError::new_err((text, self.class().as_str(), self.reason()))
+        let class = self.class().as_str();
+        crate::errors::python::OpenError::new_err((text, class, self.reason(), self.signer()))
     }
 }

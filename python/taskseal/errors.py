@@ -51,14 +51,20 @@ class SealError(TasksealError):
 
 
 class OpenError(TasksealError):
-    """A message that was refused. ``reason`` says why in one stable word, such as ``bad-signature``."""
+    """A message that was refused. ``reason`` says why in one stable word, such as ``bad-signature``.
 
-    def __init__(self, text: str = "", error_class: str = "rejected", reason: str = "") -> None:
+    ``signer`` is who the message says, or is known, to be from, quoted and cut for a log; ``None`` where that is not known.
+    """
+
+    def __init__(
+        self, text: str = "", error_class: str = "rejected", reason: str = "", signer: str | None = None
+    ) -> None:
         super().__init__(text, error_class)
         self.reason = reason
+        self.signer = signer
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.error_class, self.reason)
+        return type(self), (str(self), self.error_class, self.reason, self.signer)
 
 
 class FernetError(TasksealError):

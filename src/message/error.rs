@@ -163,6 +163,17 @@ impl MessageError {
     }
 }
 
+impl MessageError {
+    /// As [`OpenError::signer`].
+    #[must_use]
+    pub fn signer(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.signer(),
+            _ => None,
+        }
+    }
+}
+
 fn shown(destination: &Destination) -> String {
     let parts = [
         ("exchange", destination.exchange()),

@@ -168,8 +168,9 @@ impl OpenError {
         }
     }
 
-    /// Who the message says, or is known, to be from, made safe to log.
-    pub(crate) fn signer(&self) -> Option<String> {
+    /// Who the message says, or is known, to be from, quoted and cut so that it is safe to log; `None` where that is not known.
+    #[must_use]
+    pub fn signer(&self) -> Option<String> {
         match self {
             Self::UnknownSigner { signer_id } => Some(signer_id.to_string()),
             Self::Expired { signer_id, .. }

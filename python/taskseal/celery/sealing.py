@@ -13,6 +13,7 @@ from .. import _native
 from ..errors import FernetError, OpenError
 from .compression import MAX_BODY_LEN, checked, decompress
 from .delayed import undelayed
+from .quiet import Quiet
 from .replay import ProcessMemory
 
 logger = logging.getLogger("taskseal.celery")
@@ -72,6 +73,8 @@ class Sealing:
         self.on_refused = on_refused
         #: How many messages and results were refused, by reason.
         self.refusals = Counter()
+        #: What is logged of them, and of what else may be said for each message of a flood.
+        self.quiet = Quiet(logger)
 
     def seal(self, message, exchange, routing_key):
         """The text that goes to the broker for a message of kombu's (a dict)."""
@@ -132,15 +135,16 @@ class Sealing:
         return None
 
     def refuse(self, error, where):
-        """Counts and logs a refusal. Never raises."""
+        """Counts a refusal and logs it, unless there are many. Never raises."""
         reason = getattr(error, "reason", None) or type(error).__name__
         self.refusals[reason] += 1
-        logger.warning("refused: %s: reason=%s: %s", where, reason, error)
+        name = getattr(error, "signer", None) or where
+        self.quiet.log(logging.WARNING, f"refused {reason}", name, "refused: %s: reason=%s: %s", where, reason, error)
         if self.on_refused is not None:
             try:
                 self.on_refused(reason, where)
             except Exception:
-                logger.exception("on_refused raised")
+                self.quiet.log(logging.ERROR, "on_refused raised", reason, "on_refused raised", exc_info=True)
 
 
 class Bindings:
@@ -299,7 +303,8 @@ class InFlight:
         try:
             new = self._sealing.replay.remember(key, until, time.time())
         except Exception as error:
-            logger.error("a handled message was not remembered, and could be repeated: %s", error)
+            text = "a handled message was not remembered, and could be repeated: %s"
+            self._sealing.quiet.log(logging.ERROR, "not remembered", None, text, error)
         else:
             if not new:
                 logger.warning("a message was handled here and by somebody else")
