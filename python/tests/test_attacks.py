@@ -267,9 +267,8 @@ def test_frames_that_are_none_are_refused(stored):
     properties = raw["properties"]
     bad = [without(raw, name) for name in ("body", "content-type", "properties")] + [{}, {"properties": {}}]
     bad += [changed(raw, properties=value) for value in (None, [], "x", 7)]
-    bad += [changed(raw, properties={**properties, "delivery_tag": value}) for value in (None, 7, [], {})]
-    bad += [changed(raw, properties=value) for value in (without(properties, "delivery_tag"),
-                                                         {**properties, "body_encoding": "base64"})]  # fmt: skip
+    bad += [changed(raw, properties={**properties, "body_encoding": "base64"})]
+    bad += [changed(raw, body=body) for body in (None, 7, [], {}, raw["body"] + "Å", "\ud800")]
     only_the_good_one(broker, connection, sealing, bad, None)
 
 
@@ -443,7 +442,5 @@ def test_what_is_no_message_at_all_can_be_kept_too(redis, alice):
             if message is None:
                 break
             kept.append((message.content_type, bytes(message.body)))
-    # What is no text comes as kombu reads it.
-    garbage = [item.decode(errors="replace").encode() for item in [*garbage, b"no entry"]]
-    assert sorted(kept) == sorted(("application/octet-stream", item) for item in garbage)
+    assert sorted(kept) == sorted(("application/octet-stream", item) for item in [*garbage, b"no entry"])
     assert sealing.refusals == {"malformed": len(kept)}

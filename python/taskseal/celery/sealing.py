@@ -66,6 +66,8 @@ class Sealing:
         #: The longest sealed message, in bytes.
         self.max_len = max_len or MAX_MESSAGE_LEN
         self.max_body_len = checked(max_body_len)
+        #: The longest thing around a sealed message that is looked at: its text may be in base64.
+        self.max_frame_len = self.max_len * 3 // 2 + 64 * 1024
         self.refused = refused
         self.dead_letter_queue = dead_letter_queue
         self.replay = ProcessMemory() if replay is None else replay
@@ -167,6 +169,13 @@ class Bindings:
     def unbind(self, queue, exchange, routing_key):
         self._queues.get(queue, set()).discard((exchange or "", routing_key or ""))
 
+    def forget(self, queue):
+        self._queues.pop(queue, None)
+
+    def rows(self, exchange):
+        """What was bound to an exchange here, in the form of kombu's tables."""
+        return [(key, "", queue) for queue, bound in self._queues.items() for name, key in bound if name == exchange]
+
     def is_broadcast(self, exchange):
         return self._types.get(exchange, "direct") in ("fanout", "topic")
 
@@ -254,6 +263,9 @@ class InFlight:
 
     While a message is in flight here, the broker has no reason to deliver it here again. Once it is acknowledged, nobody
     has: it goes into the replay memory. One that was returned, or whose channel was closed, may come again.
+
+    A message is known by what was verified, and a delivery by a tag: of the channel's own making, or its broker's. Nothing
+    that was sent with a message is a tag.
     """
 
     def __init__(self, sealing):
@@ -262,24 +274,27 @@ class InFlight:
         self._by_tag = {}
         self._tag_of = {}
 
-    def check(self, opened, queue, tag):
+    def check(self, opened, queue):
         """Raises `Repeated` when the message was handled before, or is being handled. Returns its key."""
         key = opened.replay_key + queue.encode()
         held = self._tag_of.get(key)
         if held is not None:
-            raise Repeated(held == tag)
+            raise Repeated(held)
         try:
             repeated = self._sealing.replay.contains(key)
         except Exception as error:
             raise Unanswered(f"the replay memory does not answer: {error}") from error
         if repeated:
-            raise Repeated(False)
+            raise Repeated()
         return key, opened.issued_at + self._sealing.lifetime
 
     def start(self, tag, known):
         with self._lock:
             self._by_tag[tag] = known
             self._tag_of[known[0]] = tag
+
+    def has(self, tag):
+        return tag in self._by_tag
 
     def end(self, tag, *, handled, multiple=False):
         with self._lock:
@@ -311,8 +326,8 @@ class InFlight:
 
 
 class Repeated(OpenError):
-    """The message was handled before. `same` when it is the very delivery that is in flight."""
+    """The message was handled before, or is being handled: then `held` is the tag of that delivery."""
 
-    def __init__(self, same):
+    def __init__(self, held=None):
         super().__init__("the message has been handled before, or is being handled", reason="replayed")
-        self.same = same
+        self.held = held

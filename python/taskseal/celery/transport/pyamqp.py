@@ -112,7 +112,7 @@ class Channel(pyamqp.Channel):
         """
         tag = msg.delivery_info["delivery_tag"]
         try:
-            known = self._opened(msg, queue, tag, since)
+            known = self._opened(msg, queue, since)
         except OpenError as error:
             return self._refuse(error, tag, queue)
         except Unanswered as error:
@@ -130,7 +130,7 @@ class Channel(pyamqp.Channel):
             self._in_flight.start(tag, known)
         return True
 
-    def _opened(self, msg, queue, tag, since):
+    def _opened(self, msg, queue, since):
         """Puts what was sealed in place of what came. Returns by what the message is remembered."""
         found = msg.properties.get("content_type")
         if found != CONTENT_TYPE:
@@ -139,7 +139,7 @@ class Channel(pyamqp.Channel):
             raise OpenError(f"the message is longer than {self.sealing.max_len} bytes", reason="too-large")
         try:
             opened, message = self.sealing.open(msg.body, queue, self.connection.sealed_bindings, since)
-            known = self._in_flight.check(opened, queue, tag)
+            known = self._in_flight.check(opened, queue)
             body = self.sealing.body(message)
         except (OpenError, Unanswered):
             raise

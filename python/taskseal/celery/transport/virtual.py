@@ -1,16 +1,17 @@
 """Mixins that seal the messages of any transport that builds on kombu's virtual channel."""
 
-import base64
 import contextlib
-import json
 import time
-import uuid
+import warnings
 from queue import Empty
 
-from kombu.utils.encoding import bytes_to_str
+from kombu.transport.virtual.base import UNDELIVERABLE_FMT, UndeliverableWarning
 
 from ...errors import OpenError
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, Unanswered, current, logger
+from .frame import Frame, garbage, text_of
+from .routing import queues_of
+from .waiting import Pauses, Seldom
 
 #: What kombu's decoder of stored messages raises for things that are none.
 GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -18,42 +19,43 @@ GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, 
 #: Properties that the broker needs, of an inner message. Everything else goes inside alone.
 OUTSIDE = ("priority", "delivery_mode", "expiration")
 
-#: How long to wait before a message is tried again of which nothing could be told, in seconds.
+#: How long a queue waits when nothing could be told of one of its messages, in seconds.
 RETRY = 1.0
 
 
 class Delivery(dict):
-    """A message that was opened, in the form of kombu's payloads, with what it was opened from."""
+    """A message that was opened, in the form of kombu's payloads, with the frame and the queue that it came from."""
 
-    def __init__(self, message, sealed):
+    def __init__(self, message, frame, queue):
         super().__init__(message)
-        self.sealed = sealed
+        self.frame = frame
+        self.queue = queue
 
 
 class MessageMixin:
-    """A message that can only be made from a `Delivery`, and goes back to the broker as it came."""
+    """A message that can only be made from a `Delivery`, and goes back to the broker in a frame that is made anew."""
 
     def __init__(self, payload, channel=None, **kwargs):
+        self.frame = self.queue = None
         if isinstance(payload, Delivery):
+            self.frame, self.queue = payload.frame, payload.queue
             super().__init__(payload, channel=channel, **kwargs)
-            self._raw = payload.sealed
             return
-        # Nobody opened it: it may be returned to the queue, and be used for nothing else.
-        properties = {"delivery_tag": payload["properties"]["delivery_tag"],
-                      "delivery_info": payload["properties"]["delivery_info"]}  # fmt: skip
-        super().__init__({"body": "", "properties": properties}, channel=channel, **kwargs)
+        # Nobody opened it, so nothing of it is used.
+        info = {"exchange": "", "routing_key": ""}
+        super().__init__({"body": "", "properties": {"delivery_tag": None, "delivery_info": info}}, channel=channel, **kwargs)
         error = OpenError("the message was not opened", reason="not-sealed")
         self.errors.append((type(error), error, None))
-        self._raw = payload
 
     def serializable(self):
-        return self._raw
+        return self.frame.stored(self.queue) if self.frame else {}
 
 
 class ChannelMixin:
     """Seals in `basic_publish`, and opens what a consumer or `basic_get` is to be given.
 
-    A class that uses it needs ``Message``, made of `MessageMixin` and the transport's message.
+    A class that uses it needs ``Message``, made of `MessageMixin` and the transport's message. One whose broker keeps what is
+    not acknowledged has `_hold`, `_let_go` and `_give_back` of its own.
     """
 
     # The sealed text is ASCII: base64 around it would say the same with more.
@@ -62,7 +64,8 @@ class ChannelMixin:
     def __init__(self, connection, **kwargs):
         self.sealing = current(connection.client.transport_options)
         self._in_flight = InFlight(self.sealing)
-        self._delivering = False
+        self._pauses = Pauses()
+        self._seldom = Seldom()
         super().__init__(connection, **kwargs)
 
     # --- Out ---
@@ -87,6 +90,34 @@ class ChannelMixin:
         }
         return super().basic_publish(sealed, exchange, routing_key, **kwargs)
 
+    def _lookup(self, exchange, routing_key, default=None):
+        """The queues that a message goes to. kombu compiles regular expressions that are in the broker's tables, which
+        anybody may have written there. Here their rows are data, and the patterns are those of the routing keys.
+        """
+        default = default or self.deadletter_queue
+        if not exchange:
+            return [routing_key or default]
+        rule = self.typeof(exchange).type, exchange, routing_key, self._seldom
+        # What this connection declared leads somewhere whatever became of the table.
+        own = queues_of(self.sealed_bindings.rows(exchange), *rule)
+        try:
+            queues = queues_of(self._table(exchange), *rule) or own
+        except KeyError:
+            queues = own
+        except Exception:
+            if not own:
+                raise
+            queues = own
+        if not queues and default is not None:
+            warnings.warn(UndeliverableWarning(UNDELIVERABLE_FMT.format(exchange=exchange, routing_key=routing_key)))
+            self._new_queue(default)
+            return [default]
+        return queues
+
+    def _table(self, exchange):
+        """The rows of an exchange's bindings. Raises when they cannot be read."""
+        return self.get_table(exchange)
+
     # --- What leads to which queue ---
 
     @property
@@ -106,6 +137,12 @@ class ChannelMixin:
         self.sealed_bindings.unbind(queue, exchange or "amq.direct", routing_key)
         return super().queue_unbind(queue, exchange, routing_key, *args, **kwargs)
 
+    def queue_delete(self, queue, *args, **kwargs):
+        result = super().queue_delete(queue, *args, **kwargs)
+        if not self.state.queue_index.get(queue):
+            self.sealed_bindings.forget(queue)
+        return result
+
     # --- In ---
 
     def basic_consume(self, queue, no_ack, *args, **kwargs):
@@ -113,12 +150,13 @@ class ChannelMixin:
         hand_over = self.connection._callbacks[queue]
         since = time.time() if no_ack else None
 
-        def deliver(raw):
-            self._delivering = True
-            with contextlib.suppress(Unanswered):
-                delivery = self._open(raw, queue, no_ack, since)
-                if delivery is not None:
-                    return hand_over(delivery)
+        def deliver(item):
+            try:
+                delivery = self._open(item, queue, no_ack, since)
+            except Unanswered:
+                return
+            if delivery is not None:
+                return hand_over(delivery)
 
         self.connection._callbacks[queue] = deliver
         return result
@@ -126,8 +164,7 @@ class ChannelMixin:
     def basic_get(self, queue, no_ack=False, **kwargs):
         while True:
             try:
-                raw = self._get(queue)
-                delivery = self._open(raw, queue, no_ack)
+                delivery = self._open(self._get(queue), queue, no_ack)
             except (Empty, Unanswered):
                 return None
             if delivery is not None:
@@ -137,80 +174,140 @@ class ChannelMixin:
                 return message
 
     def _get(self, queue, *args, **kwargs):
-        while True:
-            try:
-                return super()._get(queue, *args, **kwargs)
-            except GARBAGE as error:
-                self._refuse_garbage(error, queue)
+        try:
+            return super()._get(queue, *args, **kwargs)
+        except GARBAGE as error:
+            # Some errors have the text with them.
+            item = getattr(error, "doc", None) or getattr(error, "object", None) or ""
+            self._refuse(OpenError(f"it is no message: {type(error).__name__}", reason="malformed"), item, queue)
+            raise Empty() from None
 
-    def _open(self, raw, queue, no_ack, since=None):
-        """The delivery, or None when there is nothing to hand out. Whatever the bytes are, nothing is raised for them.
+    def _get_and_deliver(self, queue, callback):
+        if self._pauses.on(queue):
+            raise Empty()
+        return super()._get_and_deliver(queue, callback)
+
+    def _open(self, item, queue, no_ack, since=None):
+        """The delivery, or None when there is nothing to hand out. Whatever was stored, nothing is raised for it.
 
         Raises `Unanswered` when nothing can be told, and has given the message back then.
         """
         try:
-            wire, tag, redelivered = unwrap(raw)
-            opened, message = self.sealing.open(wire, queue, self.sealed_bindings, since)
-            known = self._in_flight.check(opened, queue, tag)
-            body = self.sealing.body(message)
-        except Repeated as error:
-            if error.same:
-                # The broker gave it out again while it is being handled here. It stays this delivery.
-                held = self.qos._delivered.get(tag)
-                return held and self.qos.append(held, tag)
-            return self._refuse(error, raw, queue)
+            frame = Frame.read(item, self.sealing.max_frame_len)
         except OpenError as error:
-            return self._refuse(error, raw, queue)
-        except GARBAGE as error:
-            return self._refuse(OpenError(f"it is no message: {type(error).__name__}", reason="malformed"), raw, queue)
+            return self._refuse(error, item, queue)
+        # The tag is ours: it is the name of a delivery, and what is stored with a message may be a copy of another one's.
+        tag = self._next_delivery_tag()
+        try:
+            if not no_ack:
+                # Before anybody is asked, as keys and memories may take their time.
+                self._hold(tag, frame, queue)
+            return self._checked(frame, tag, queue, no_ack, since)
+        except Repeated as error:
+            self._repeated(error, frame, queue)
         except Unanswered as error:
-            # Not to be answered by losing the message, nor by handling it unchecked.
-            if queue in getattr(self, "_fanout_queues", ()):
-                logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
-                raise
-            logger.error("the message stays in the queue %r: %s", queue, error)
-            time.sleep(RETRY)
-            self._put(queue, raw)
+            self._leave(frame, tag, queue, error)
             raise
+        except OpenError as error:
+            try:
+                self._refuse(error, frame, queue)
+            except Unanswered as unanswered:
+                self._leave(frame, tag, queue, unanswered)
+                raise
+        except BaseException:
+            # The process is to end, or the connection is gone: it is for another one.
+            with contextlib.suppress(Exception):
+                self._give_back(tag, frame, queue)
+            raise
+        if not no_ack:
+            self._let_go(tag)
+
+    def _checked(self, frame, tag, queue, no_ack, since):
+        """What is delivered of a frame. Raises `OpenError` for what is wrong with it, `Unanswered` for what is wrong with us."""
+        try:
+            opened, message = self.sealing.open(frame.sealed, queue, self.sealed_bindings, since)
+            known = self._in_flight.check(opened, queue)
+            body = self.sealing.body(message)
+        except (OpenError, Unanswered):
+            raise
+        except GARBAGE as error:
+            raise OpenError(f"it is no message: {type(error).__name__}", reason="malformed") from error
+        except Exception as error:
+            # Memory, files, threads: nothing that a message could be blamed for.
+            raise Unanswered(f"{type(error).__name__}: {error}") from error
         if no_ack:
             self._in_flight.remember(known)
         else:
             self._in_flight.start(tag, known)
         info = {"exchange": opened.exchange, "routing_key": opened.routing_key}
         headers = message["headers"]
-        if redelivered:
+        if frame.redelivered:
             headers = {**headers, "redelivered": True}
             info["redelivered"] = True
         priority = message["properties"].get("priority")
         if priority is not None:
             info["priority"] = priority
         properties = {**message["properties"], "delivery_tag": tag, "delivery_info": info, "body_encoding": None}
-        return Delivery({**message, "body": body, "headers": headers, "properties": properties}, raw)
+        return Delivery({**message, "body": body, "headers": headers, "properties": properties}, frame, queue)
 
-    def _refuse(self, error, raw, queue):
+    def _repeated(self, error, frame, queue):
+        """A message that was handled before, or a copy of one that is being handled: that one stays as it is."""
+        held = self.qos._delivered.get(error.held) if error.held is not None else None
+        if held is not None:
+            # The broker may have taken it from the unacknowledged to give it out again.
+            self._hold(error.held, held.frame, held.queue)
+            if not self._in_flight.has(error.held):
+                self._let_go(error.held)
+            if frame.redelivered:
+                return
+        self._refuse(error, frame, queue)
+
+    def _leave(self, frame, tag, queue, error):
+        """Gives back a message of which nothing can be told now: neither is it lost, nor handled unchecked."""
+        if self._is_broadcast(queue):
+            logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
+            return
+        self._give_back(tag, frame, queue)
+        self._pauses.begin(queue, RETRY)
+        logger.error("the message stays in the queue %r: %s", queue, error)
+
+    # --- Where a message is kept until it is acknowledged, if the broker has such a place ---
+
+    def _hold(self, tag, frame, queue):
+        """Keeps it under this tag. Raises `Unanswered` when that is not possible."""
+
+    def _let_go(self, tag):
+        """Nobody needs what is kept under this tag."""
+
+    def _give_back(self, tag, frame, queue):
+        """Puts it back into its queue, behind the others, from where `_hold` kept it, if it did."""
+        self._put(queue, frame.stored(queue))
+
+    def _is_broadcast(self, queue):
+        """Whether nothing can be put back into this queue, as it is none at the broker."""
+        return False
+
+    # --- What is refused ---
+
+    def _refuse(self, error, item, queue):
         self.sealing.refuse(error, f"message from the queue {queue!r}")
         if queue != self.sealing.dead_letter_queue:
-            self._keep(raw if isinstance(raw, dict) else json.dumps(raw, default=repr))
-
-    def _refuse_garbage(self, error, where, item=None):
-        """Refuses what cannot be read. Most errors have the text with them; the rest is lost to the dead letters."""
-        if item is None:
-            item = getattr(error, "doc", None) or getattr(error, "object", None)
-        error = OpenError(f"it is no JSON of a message: {type(error).__name__}", reason="malformed")
-        self.sealing.refuse(error, f"something from {where!r}")
-        if item is not None and where != self.sealing.dead_letter_queue:
             self._keep(item)
 
-    def _keep(self, refused):
-        """Puts what was refused among the dead letters, where these are wanted."""
+    def _keep(self, item):
+        """Puts what was refused among the dead letters, where these are wanted. Raises `Unanswered` when a frame cannot be."""
         if self.sealing.refused != "dead-letter":
             return
-        if not isinstance(refused, dict):
-            refused = frame(refused.encode() if isinstance(refused, str) else refused)
-        # With the properties that every transport looks at when it puts a message.
-        properties = refused.get("properties") if isinstance(refused.get("properties"), dict) else {}
-        self._new_queue(self.sealing.dead_letter_queue)
-        self._put(self.sealing.dead_letter_queue, {**refused, "properties": {**properties, "priority": 0}})
+        queue = self.sealing.dead_letter_queue
+        # All have one priority, so that they lie in one list.
+        letter = Frame(item.sealed).stored(queue) if isinstance(item, Frame) else garbage(item, queue)
+        try:
+            self._new_queue(queue)
+            self._put(queue, letter)
+        except Exception as error:
+            if isinstance(item, Frame):
+                raise Unanswered(f"nothing can be put into the queue {queue!r}: {error}") from error
+            logger.error("what was refused is not kept, as nothing can be put into the queue %r: %s", queue, error)
 
     # --- Acknowledgements ---
 
@@ -222,6 +319,25 @@ class ChannelMixin:
         super().basic_reject(delivery_tag, requeue=requeue)
         self._in_flight.end(delivery_tag, handled=not requeue)
 
+    def basic_recover(self, requeue=False):
+        if requeue:
+            # What is given back is not in flight any more, and may come again.
+            self._in_flight.clear()
+        return super().basic_recover(requeue=requeue)
+
+    def _restore(self, message, leftmost=False):
+        """Back to the queue that it came from. Where else its exchange leads to, others have a copy of their own."""
+        if message.frame is not None:
+            self._put(message.queue, message.frame.stored(message.queue, redelivered=True))
+
+    def _return(self, item, queue):
+        """Gives back what came from a queue that nobody consumes any more."""
+        try:
+            frame = Frame.read(item, self.sealing.max_frame_len)
+        except OpenError as error:
+            return self._refuse(error, item, queue)
+        self._give_back(None, frame, queue)
+
 
 class TransportMixin:
     """Keeps what the channels of a connection declared."""
@@ -230,41 +346,9 @@ class TransportMixin:
         self.sealed_bindings = Bindings()
         super().__init__(client, **kwargs)
 
-    def _reject_inbound_message(self, raw_message):
-        try:
-            super()._reject_inbound_message(raw_message)
-        except GARBAGE as error:
-            for channel in self.channels:
-                return channel._refuse_garbage(error, "a queue without a consumer", json.dumps(raw_message, default=repr))
-
-
-def unwrap(raw):
-    """The sealed text, the delivery tag, and whether the broker says that it was delivered before."""
-    properties = raw["properties"]
-    if raw.get("content-type") != CONTENT_TYPE:
-        found = raw.get("content-type")
-        raise OpenError(f"the message is not sealed: its content type is {str(found)[:120]!r}", reason="not-sealed")
-    wire, tag = raw["body"], properties["delivery_tag"]
-    if not isinstance(wire, (str, bytes)) or not isinstance(tag, str):
-        raise TypeError("body or delivery tag")
-    if properties.get("body_encoding") == "base64":
-        wire = base64.b64decode(wire, validate=True)
-    info, headers = properties.get("delivery_info"), raw.get("headers")
-    redelivered = any(isinstance(part, dict) and part.get("redelivered") is True for part in (info, headers, raw))
-    return wire, tag, redelivered
-
-
-def frame(item):
-    """A message of kombu's with bytes that are none as its body."""
-    properties = {"delivery_tag": str(uuid.uuid4()), "delivery_info": {"exchange": "", "routing_key": ""}}
-    return {"body": text_of(item, properties), "content-type": "application/octet-stream", "content-encoding": "binary",
-            "headers": {}, "properties": properties}  # fmt: skip
-
-
-def text_of(body, properties):
-    """A body as text for JSON. Bytes that are no text are put in base64, which `properties` then say."""
-    if isinstance(body, str):
-        return body
-    body = bytes(body) if body is not None else b""
-    properties["body_encoding"] = "base64"
-    return bytes_to_str(base64.b64encode(body))
+    def _deliver(self, message, queue):
+        deliver = self._callbacks.get(queue)
+        if deliver is not None:
+            return deliver(message)
+        for channel in self.channels:
+            return channel._return(message, queue)
