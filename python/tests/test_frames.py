@@ -8,7 +8,7 @@ import pytest
 from support.transports import BODY, changed, client, connect, consume, publish, sealing_of, tasks
 
 from taskseal.celery import transport
-from taskseal.celery.transport.frame import Frame, garbage
+from taskseal.celery.transport.stored import Frame, garbage
 from taskseal.errors import OpenError
 
 transport.register()

@@ -19,6 +19,7 @@ app.conf.update(
     security_cert_store=os.environ["TEST_STORE"],
     sealing_encryption_keys=os.environ.get("TEST_ENCRYPTION_KEYS", "").split(),
     sealing_reload_interval=0.5,
+    sealing_replay=os.environ.get("TEST_REPLAY"),
     broker_connection_retry_on_startup=True,
     # Certificates of servers are compared with this one alone; None for connections without TLS.
     broker_use_ssl={"ca_certs": os.environ["TEST_CA"]} if os.environ["TEST_BROKER"].startswith("sealed-amqps") else None,

@@ -13,7 +13,7 @@ from redis import exceptions
 
 from ...errors import OpenError
 from ..sealing import Unanswered, logger
-from .frame import Frame, parsed
+from .stored import Frame, parsed
 from .routing import rows_of
 from .virtual import RETRY, ChannelMixin, MessageMixin, TransportMixin
 from .waiting import Pauses

@@ -9,7 +9,7 @@ from kombu.transport.virtual.base import UNDELIVERABLE_FMT, UndeliverableWarning
 
 from ...errors import OpenError
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, Unanswered, current, logger
-from .frame import Frame, garbage, text_of
+from .stored import Frame, garbage, text_of
 from .routing import queues_of
 from .waiting import Pauses, Seldom
 
