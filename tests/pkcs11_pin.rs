@@ -115,6 +115,29 @@ fn a_wrong_pin_costs_one_try_however_many_threads_have_it() {
     });
 }
 
+/// A process has a second source with an old PIN: it would cost a try with each login, and in the end the token.
+#[test]
+fn a_pin_that_was_refused_is_not_tried_again_after_another_one_was_right() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let wrong = builder.clone().pin(value("00000000"));
+        let right = builder.pin(value(PIN));
+        assert!(matches!(wrong.open_key(), Err(Error::PinRefused { .. })));
+        for logins in 2..=3 {
+            // Its login ends with it.
+            right.open_key().unwrap().close().unwrap();
+            assert_eq!(spy.count("C_Login"), logins);
+            let error = wrong.open_key().unwrap_err();
+            assert!(matches!(error, Error::PinRefusedBefore { .. }), "{error}");
+            assert_eq!(spy.count("C_Login"), logins);
+        }
+        // Somebody has set the token's PIN to it, and says so.
+        forget_refused_pins();
+        assert!(matches!(wrong.open_key(), Err(Error::PinRefused { .. })));
+        right.open_key().unwrap();
+    });
+}
+
 #[test]
 fn refused_pins_can_be_forgotten_on_purpose() {
     softhsm::test(|hsm| {

@@ -50,5 +50,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<fernet::MultiFernet>()?;
     module.add_class::<tally::Tally>()?;
     module.add_function(wrap_pyfunction!(open::inspect_unverified, module)?)?;
+    module.add_function(wrap_pyfunction!(signer::forget_refused_pins, module)?)?;
     Ok(())
 }

@@ -212,3 +212,10 @@ impl Signer {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Forgets which PINs tokens of this process have refused: for when a token's PIN was set to one that it had refused before.
+/// Each wrong PIN may then cost one more try.
+#[pyfunction]
+pub(crate) fn forget_refused_pins() {
+    taskseal::pkcs11::forget_refused_pins();
+}

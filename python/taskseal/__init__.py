@@ -26,6 +26,7 @@ from ._native import (
     Sealer,
     Signer,
     __version__,
+    forget_refused_pins,
     inspect_unverified,
 )
 from .errors import TasksealError
@@ -47,5 +48,6 @@ __all__ = [
     "TasksealError",
     "__version__",
     "errors",
+    "forget_refused_pins",
     "inspect_unverified",
 ]

@@ -71,17 +71,19 @@ def test_each_error_has_its_exception_and_class(token, bob, kind, error_class, w
     assert error_class != "rejected" or kind is not errors.OpenError or raised.value.reason
 
 
-def test_a_wrong_pin_is_a_credential(token):
+def test_a_wrong_pin_is_a_credential_and_not_tried_again_before_it_is_forgotten(token):
     """In a process of its own: this one may be logged in already."""
     program = f"""
 import taskseal
-for _ in range(2):
+for number in range(3):
+    if number == 2:
+        taskseal.forget_refused_pins()
     try:
         taskseal.PrivateKey.from_uri({token.uri_without_pin!r}, pin="7531864209").sign(b"")
     except taskseal.errors.SignError as error:
         assert "7531864209" not in str(error)
-        print(error.error_class, error.is_retryable)
+        print(error.error_class, error.is_retryable, "was not tried again" in str(error))
 """
     environment = {**os.environ, "SOFTHSM2_CONF": token.configuration}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines() == ["credential False"] * 2, done.stderr
+    assert done.stdout.splitlines() == [f"credential False {known}" for known in (False, True, False)], done.stderr

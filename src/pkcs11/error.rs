@@ -234,7 +234,8 @@ pub enum Error {
     },
     /// The token called this PIN wrong before; it was not shown to it again.
     #[error(
-        "{token} refused the PIN from {origin} before ({rv}), so it was not tried again; provide another PIN"
+        "{token} refused the PIN from {origin} before ({rv}), so it was not tried again; provide another PIN, or, if the \
+         token's PIN was set to this one since, restart the process or call forget_refused_pins"
     )]
     PinRefusedBefore {
         /// Which token.

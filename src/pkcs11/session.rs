@@ -53,7 +53,9 @@ struct TokenState {
     unreadable: AtomicBool,
 }
 
-/// The PINs that the token refused since the last one that it took; `None` stands for what was entered on a PIN pad.
+/// The PINs that the token refused; `None` stands for what was entered on a PIN pad. One that it took says nothing of them:
+/// a process may have several sources, each of which is asked again with every login. Each of them has cost a try, so there
+/// are few.
 #[derive(Default)]
 struct RefusedPins(Vec<(Option<Fingerprint>, Rv)>);
 
@@ -71,8 +73,10 @@ fn tokens() -> &'static Tokens {
     TOKENS.get_or(|_| Tokens::default())
 }
 
-/// Forgets which PINs were refused, of every token in this process: for when a token's PIN was set to one that it had
-/// refused before, and after a mistake on a token's own PIN pad. Each wrong PIN may then cost one more try.
+/// Forgets which PINs were refused, of every token in this process. Nothing else does: not that the token took another one.
+///
+/// It is for when a token's PIN was set to one that it had refused before, and after a mistake on a token's own PIN pad. Each
+/// wrong PIN may then cost one more try.
 pub fn forget_refused_pins() {
     let tokens: Vec<_> = lock(tokens()).values().cloned().collect();
     for token in tokens {
@@ -244,10 +248,7 @@ impl Access {
         }
         drop(refused);
         match session.login(user, pin.as_ref()) {
-            Ok(()) => {
-                lock(&self.shared.refused).0.clear();
-                Ok(true)
-            }
+            Ok(()) => Ok(true),
             Err(call) if call.is(Rv::USER_ALREADY_LOGGED_IN) => Ok(false),
             Err(call) => match call.rv() {
                 Some(rv) if rv.refuses_pin() => {
