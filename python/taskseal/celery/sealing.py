@@ -27,6 +27,9 @@ MAX_MESSAGE_LEN = 64 * 1024 * 1024
 #: The scheme of a sealed transport or backend begins with it.
 SCHEME = "sealed-"
 
+#: How old a result may be unless `result_max_age` says otherwise, in seconds: ten years.
+RESULT_MAX_AGE = 10 * 365 * 24 * 3600.0
+
 #: The reason of an `OpenError` that says nothing about the message: keys on a token cannot be used at the moment.
 KEYS = "keys"
 
@@ -60,7 +63,8 @@ class Sealing:
         opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}
         self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
         # Results are read long after they were made, and are bound to their task.
-        self.results = _native.MessageOpener(store, fernets, max_age=result_max_age or 10 * 365 * 24 * 3600.0, **opener)
+        result_max_age = RESULT_MAX_AGE if result_max_age is None else result_max_age
+        self.results = _native.MessageOpener(store, fernets, max_age=result_max_age, **opener)
         self.lifetime = max_age + clock_skew
         self.broadcast_skew = broadcast_skew
         #: The longest sealed message, in bytes.
