@@ -1,6 +1,6 @@
 //! Python environments with stock Celery, which `./scripts/test` makes under `target/venv/`.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -65,11 +65,21 @@ fn root() -> &'static Path {
 
 /// Runs a script of `tests/interop/` to its end and reads the JSON that it printed.
 pub fn run_json(python: &Path, name: &str, arguments: &[&str]) -> Value {
-    let output = Command::new(python)
-        .arg(script(name))
-        .args(arguments)
-        .output()
-        .unwrap();
+    let mut command = Command::new(python);
+    printed_json(name, command.arg(script(name)).args(arguments))
+}
+
+/// Like [`run_json`], for a script that reads JSON.
+pub fn run_json_with(python: &Path, name: &str, input: &Value) -> Value {
+    let mut file = tempfile::tempfile().unwrap();
+    write!(file, "{input}").unwrap();
+    file.rewind().unwrap();
+    let mut command = Command::new(python);
+    printed_json(name, command.arg(script(name)).stdin(file))
+}
+
+fn printed_json(name: &str, command: &mut Command) -> Value {
+    let output = command.output().unwrap();
     assert!(
         output.status.success(),
         "{name}: {}",
