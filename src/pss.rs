@@ -291,6 +291,18 @@ pub enum SchemeError {
         /// The smallest size that the policy takes, in bits.
         min: usize,
     },
+    /// The key is an `id-RSASSA-PSS` one whose parameters do not allow this scheme.
+    #[error(
+        "the key is restricted to RSA-PSS {digest} with a salt of at least {min_salt} bytes; {scheme} is not that"
+    )]
+    Restricted {
+        /// The digest that it is for.
+        digest: Digest,
+        /// The shortest salt that it is for, in bytes.
+        min_salt: u32,
+        /// The scheme that is not allowed.
+        scheme: Scheme,
+    },
     /// The key cannot hold a signature of this scheme.
     #[error("an RSA key of {bits} bits is too small for {scheme}")]
     KeyTooSmall {

@@ -14,9 +14,9 @@ use const_oid::db::rfc5912::{ID_RSASSA_PSS, RSA_ENCRYPTION};
 use der::asn1::{AnyRef, UintRef};
 use der::{Decode, Encode, Sequence};
 use num_bigint::BigUint;
-use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
+use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 
-use crate::pss::{Digest, Hash, KeySizes, Salt, Scheme, emsa_pss_verify};
+use crate::pss::{Digest, Hash, KeySizes, Salt, Scheme, SchemeError, emsa_pss_verify};
 
 /// An RSA public key of 1024 to 8192 bits, with an odd exponent from 3 to 2^33 - 1.
 ///
@@ -38,7 +38,7 @@ pub struct PublicKey {
 
 /// What an `id-RSASSA-PSS` key says about the signatures made with it (RFC 4055, section 3.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PssRestriction {
+pub(crate) struct PssRestriction {
     digest: Digest,
     min_salt: u32,
 }
@@ -50,22 +50,18 @@ impl PublicKey {
     /// [`PublicKeyError`] when it is no RSA key, or one with an absurd size or exponent.
     pub fn from_spki(der: &[u8]) -> Result<Self, PublicKeyError> {
         let spki = SubjectPublicKeyInfoRef::from_der(der).map_err(|_| PublicKeyError::Malformed)?;
-        let restriction = match spki.algorithm.oid {
-            RSA_ENCRYPTION => None,
-            ID_RSASSA_PSS => PssRestriction::from_parameters(spki.algorithm.parameters)?,
-            other => {
-                return Err(PublicKeyError::NotRsa {
-                    algorithm: algorithm_name(other),
-                });
-            }
-        };
+        let restriction = PssRestriction::of(spki.algorithm)?;
         let key = spki
             .subject_public_key
             .as_bytes()
             .ok_or(PublicKeyError::Malformed)?;
-        let mut key = Self::from_pkcs1(key)?;
-        key.restriction = restriction;
-        Ok(key)
+        Ok(Self::from_pkcs1(key)?.restricted(restriction))
+    }
+
+    /// The same key, for the signatures that the parameters of its algorithm allow.
+    pub(crate) fn restricted(mut self, restriction: Option<PssRestriction>) -> Self {
+        self.restriction = restriction;
+        self
     }
 
     /// Reads a DER `RSAPublicKey` (RFC 8017, A.1.1).
@@ -142,6 +138,27 @@ impl PublicKey {
         &self.spki
     }
 
+    /// Length in bytes of the salt of this key's signatures under `scheme`.
+    ///
+    /// # Errors
+    /// [`SchemeError::KeyTooSmall`] when it cannot hold them; [`SchemeError::Restricted`] when it is an `id-RSASSA-PSS` key
+    /// whose parameters do not allow them.
+    pub fn salt_len(&self, scheme: Scheme) -> Result<usize, SchemeError> {
+        let salt_len = scheme.salt_len(self.bits)?;
+        match self.restriction {
+            Some(PssRestriction { digest, min_salt })
+                if digest != scheme.digest || salt_len < min_salt as usize =>
+            {
+                Err(SchemeError::Restricted {
+                    digest,
+                    min_salt,
+                    scheme,
+                })
+            }
+            _ => Ok(salt_len),
+        }
+    }
+
     /// Whether `signature` is this key's RSA-PSS signature of `message` under exactly `scheme`.
     #[must_use]
     pub fn verifies(&self, message: &[u8], signature: &[u8], scheme: Scheme) -> bool {
@@ -181,14 +198,9 @@ impl PublicKey {
         signature: &[u8],
         scheme: Scheme,
     ) -> bool {
-        let Ok(salt_len) = scheme.salt_len(self.bits) else {
+        let Ok(salt_len) = self.salt_len(scheme) else {
             return false;
         };
-        if let Some(PssRestriction { digest, min_salt }) = self.restriction
-            && (digest != scheme.digest || salt_len < min_salt as usize)
-        {
-            return false;
-        }
         // aws-lc-rs refuses PSS under keys below 2048 bits; only the policy that is named dangerous asks for it.
         if self.bits < KeySizes::MIN {
             return self.verifies_small(hash, signature, scheme, salt_len);
@@ -290,11 +302,28 @@ pub enum PublicKeyError {
         bits: usize,
     },
     /// An `id-RSASSA-PSS` key whose parameters no scheme here fulfils.
-    #[error("the RSASSA-PSS parameters of the key ask for a digest or mask that is not supported")]
+    #[error(
+        "the RSASSA-PSS parameters of the key ask for another digest than SHA-256, SHA-384 or SHA-512, or for a mask (MGF1) with \
+         another one than the digest; openssl genpkey makes such keys unless rsa_pss_keygen_mgf1_md is given beside \
+         rsa_pss_keygen_md"
+    )]
     Parameters,
 }
 
 impl PssRestriction {
+    /// That of the algorithm of a key, public or private: none for `rsaEncryption`, and where there are no parameters.
+    pub(crate) fn of(
+        algorithm: AlgorithmIdentifierRef<'_>,
+    ) -> Result<Option<Self>, PublicKeyError> {
+        match algorithm.oid {
+            RSA_ENCRYPTION => Ok(None),
+            ID_RSASSA_PSS => Self::from_parameters(algorithm.parameters),
+            other => Err(PublicKeyError::NotRsa {
+                algorithm: algorithm_name(other),
+            }),
+        }
+    }
+
     fn from_parameters(parameters: Option<AnyRef<'_>>) -> Result<Option<Self>, PublicKeyError> {
         let Some(parameters) = parameters else {
             return Ok(None);

@@ -138,11 +138,13 @@ pub(crate) fn check_pair(
     sizes: crate::pss::KeySizes,
 ) -> Result<(), SignError> {
     sizes.check(key.bits())?;
-    scheme.salt_len(key.bits())?;
+    key.salt_len(scheme)?;
     if key != certificate.public_key() {
         return Err(SignError::KeyMismatch {
             certificate: certificate.id().to_owned(),
         });
     }
+    // The certificate may allow less than the key does.
+    certificate.public_key().salt_len(scheme)?;
     Ok(())
 }

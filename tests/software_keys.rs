@@ -11,14 +11,10 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::OnceLock;
-
-use serde::Deserialize;
-use support::python::{self, Environment};
+use support::pem_keys::{Made, schemes};
 use taskseal::certificate::CertificateError;
 use taskseal::error::ErrorClass;
-use taskseal::pss::{Digest, Salt, Scheme};
+use taskseal::pss::Scheme;
 use taskseal::{Certificate, KeyError, SignError, Signer, SigningKey, SoftwareKey, SoftwareSigner};
 
 const WORKER_KEY: &[u8] = include_bytes!("../docs/examples/worker.key");
@@ -98,8 +94,23 @@ const REFUSED: &[(&str, &str, ErrorClass)] = &[
     ),
     ("OpenSSH", "OpenSSH's own format", ErrorClass::Permanent),
     (
-        "RSASSA-PSS",
-        "restricted to RSASSA-PSS parameters",
+        "RSASSA-PSS SHA-512",
+        "restricted to RSA-PSS sha512 with a salt of at least 64 bytes",
+        ErrorClass::Permanent,
+    ),
+    (
+        "RSASSA-PSS long salt",
+        "restricted to RSA-PSS sha256 with a salt of at least 200 bytes",
+        ErrorClass::Permanent,
+    ),
+    (
+        "RSASSA-PSS SHA-1 mask",
+        "openssl genpkey makes such keys unless rsa_pss_keygen_mgf1_md is given",
+        ErrorClass::Permanent,
+    ),
+    (
+        "RSASSA-PSS SHA-1",
+        "another digest than SHA-256, SHA-384 or SHA-512",
         ErrorClass::Permanent,
     ),
     (
@@ -401,57 +412,6 @@ fn debug_output_has_no_key() {
     assert!(shown.contains("2048 bits") && shown.len() < 200, "{shown}");
     let signer = SoftwareSigner::new(key, Certificate::from_pem(WORKER).unwrap()).unwrap();
     assert!(format!("{signer:?}").len() < 500, "{signer:?}");
-}
-
-/// What the Python side made.
-#[derive(Deserialize)]
-struct Made {
-    keys: Vec<Case>,
-    certificates: BTreeMap<usize, String>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    pem: String,
-    password: Option<String>,
-    /// Hexadecimal; absent for keys that are not plain RSA.
-    modulus: Option<String>,
-    /// The error of stock Celery, if it refuses the key.
-    celery: Option<String>,
-}
-
-impl Made {
-    /// Made once for all tests of this file.
-    fn get(test: &str) -> Option<&'static Self> {
-        static MADE: OnceLock<Made> = OnceLock::new();
-        let python = Environment::Current.python(test)?;
-        Some(
-            MADE.get_or_init(|| {
-                Self::deserialize(python::run_json(&python, "keys.py", &[])).unwrap()
-            }),
-        )
-    }
-
-    fn certificate(&self, bits: usize) -> Certificate {
-        Certificate::from_pem(self.certificates[&bits].as_bytes()).unwrap()
-    }
-}
-
-impl Case {
-    fn load(&self, scheme: Scheme) -> Result<SoftwareKey, KeyError> {
-        SoftwareKey::from_pem(
-            self.pem.as_bytes(),
-            self.password.as_deref().map(str::as_bytes),
-            scheme,
-        )
-    }
-}
-
-fn schemes() -> impl Iterator<Item = Scheme> {
-    Digest::ALL
-        .into_iter()
-        .flat_map(|digest| Salt::ALL.map(|salt| Scheme::new(digest, salt)))
 }
 
 fn hex(bytes: &[u8]) -> String {

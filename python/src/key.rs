@@ -6,9 +6,9 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use taskseal::pkcs11::{Builder, Pin, PinError, PinSource, UriError};
-use taskseal::pss::Scheme;
+use taskseal::pss::{Salt, Scheme, SchemeError};
 use taskseal::signer::SignError;
-use taskseal::{Pkcs11Key, Pkcs11Signer, Pkcs11Uri, SigningKey, SoftwareKey};
+use taskseal::{KeyError, Pkcs11Key, Pkcs11Signer, Pkcs11Uri, SigningKey, SoftwareKey};
 use zeroize::Zeroizing;
 
 use crate::certificate::Certificate;
@@ -65,8 +65,16 @@ impl PrivateKey {
             None => None,
         };
         let password = password.as_ref().map(|password| password.as_slice());
-        SoftwareKey::from_pem(key.as_bytes()?, password, Scheme::default())
-            .map(|key| Self(Kind::Memory(Box::new(key))))
+        let pem = key.as_bytes()?;
+        let load = |scheme| SoftwareKey::from_pem(pem, password, scheme);
+        // The scheme is chosen when something is signed. Until then it is one that the key allows.
+        let key = load(Scheme::default()).or_else(|error| match error {
+            KeyError::Scheme(SchemeError::Restricted { digest, .. }) => {
+                load(Scheme::new(digest, Salt::Maximum))
+            }
+            other => Err(other),
+        });
+        key.map(|key| Self(Kind::Memory(Box::new(key))))
             .map_err(|error| error.into_py_err())
     }
 

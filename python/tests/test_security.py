@@ -5,6 +5,7 @@ import datetime
 import importlib
 import json
 import os
+import subprocess
 import time
 
 import celery.security.certificate
@@ -487,6 +488,32 @@ def test_certificates_that_do_not_count(alice):
         refused(ours(None, None, [one]), ours(one, one, []).serialize("foo"), "not for signing")
         with pytest.raises(SecurityError, match="not for signing"):
             Certificate(one.pem).verify("x", PrivateKey(one.key_pem).sign("x", "sha256"), "sha256")
+
+
+def test_keys_for_pss_alone(tmp_path):
+    """As `openssl genpkey -algorithm RSA-PSS` makes them, with the digest of their parameters and no other."""
+    for digest, other, options in (
+        ("sha256", None, []),
+        ("sha512", "sha256", ["-pkeyopt", "rsa_pss_keygen_md:sha512", "-pkeyopt", "rsa_pss_keygen_mgf1_md:sha512"]),
+    ):
+        key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+        make = ["openssl", "genpkey", "-quiet", "-algorithm", "RSA-PSS", *options, "-out", str(key)]
+        subprocess.run(make, check=True)
+        certify = ["openssl", "req", "-x509", "-key", str(key), "-subj", "/CN=pss", "-days", "1", "-set_serial", "7"]
+        mask = ["-sigopt", f"rsa_mgf1_md:{digest}"] if options else []
+        subprocess.run([*certify, *mask, "-out", str(cert)], check=True)
+        one, certificate = PrivateKey(key.read_text()), Certificate(cert.read_text())
+        trusted = CertStore()
+        trusted.add_cert(certificate)
+        mine = SecureSerializer(one, certificate, trusted, digest)
+        assert mine.deserialize(mine.serialize(["foo"])) == ["foo"]
+        stock = celery.security.certificate.CertStore()
+        stock.add_cert(celery.security.certificate.Certificate(cert.read_text()))
+        stock = celery.security.serialization.SecureSerializer(cert_store=stock, digest=digest)
+        assert stock.deserialize(mine.serialize(["foo"])) == ["foo"]
+        if other:
+            with pytest.raises(SecurityError, match="restricted to RSA-PSS sha512"):
+                SecureSerializer(one, certificate, trusted, other).serialize("foo")
 
 
 def test_critical_extensions_that_nobody_understands(alice, files, caplog):

@@ -135,7 +135,7 @@ impl Pkcs11Key {
         let public_key = found.public_key(access)?.clone();
         options.sizes.check(public_key.bits())?;
         // The length of the salt is checked here: a module was seen to hang on to the operation after a salt too long.
-        let salt_len = options.scheme.salt_len(public_key.bits())?;
+        let salt_len = public_key.salt_len(options.scheme)?;
         let core = Arc::new(Core {
             target: Target {
                 place: opened.place,

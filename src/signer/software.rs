@@ -11,7 +11,6 @@ use aws_lc_rs::signature::{
     KeyPair as _, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaKeyPair, RsaPssSaltLength,
     RsaSignatureEncoding,
 };
-use const_oid::db::rfc5912::{ID_RSASSA_PSS, RSA_ENCRYPTION};
 use der::asn1::OctetStringRef;
 use der::{Decode as _, SecretDocument, Sequence};
 use pkcs8::pkcs5::{self, pbes2::PBES2_OID};
@@ -22,7 +21,7 @@ use crate::certificate::Certificate;
 use crate::error::{ErrorClass, Untrusted};
 use crate::pem::{Section, Sections};
 use crate::pss::{Digest, KeySizes, Salt, Scheme, SchemeError};
-use crate::public_key::{PublicKey, algorithm_name};
+use crate::public_key::{PssRestriction, PublicKey, PublicKeyError, algorithm_name};
 use crate::signer::{SignError, Signature, Signer, SigningKey, check_pair};
 
 /// A private RSA key of 2048 to 8192 bits in memory.
@@ -69,20 +68,19 @@ impl SoftwareKey {
         }
     }
 
-    /// Reads a DER `PrivateKeyInfo` (PKCS#8, RFC 5958) without a password. The caller clears `der`.
+    /// Reads a DER `PrivateKeyInfo` (PKCS#8, RFC 5958) without a password. The caller clears `der`. Parameters of an
+    /// `id-RSASSA-PSS` key (RFC 4055, 3.3) hold: it signs under no other digest and no shorter salt.
     ///
     /// # Errors
     /// [`KeyError`] when it is none, is not RSA or does not fit the scheme.
     pub fn from_pkcs8(der: &[u8], scheme: Scheme) -> Result<Self, KeyError> {
         let info = PrivateKeyInfoRef::from_der(der).map_err(|_| KeyError::Malformed)?;
-        match info.algorithm.oid {
-            RSA_ENCRYPTION => Self::from_pkcs1(info.private_key.as_bytes(), scheme),
-            // Its parameters would bind the scheme, and no tool of this field makes such keys by default.
-            ID_RSASSA_PSS => Err(KeyError::PssKey),
-            other => Err(KeyError::NotRsa {
-                algorithm: algorithm_name(other),
-            }),
-        }
+        let restriction = PssRestriction::of(info.algorithm).map_err(|error| match error {
+            PublicKeyError::NotRsa { algorithm } => KeyError::NotRsa { algorithm },
+            PublicKeyError::Parameters => KeyError::Parameters(error),
+            _ => KeyError::Malformed,
+        })?;
+        Self::new(info.private_key.as_bytes(), restriction, scheme)
     }
 
     /// Reads a DER `RSAPrivateKey` (PKCS#1, RFC 8017, A.1.2). The caller clears `der`.
@@ -90,6 +88,15 @@ impl SoftwareKey {
     /// # Errors
     /// [`KeyError`] when it is none or does not fit the scheme.
     pub fn from_pkcs1(der: &[u8], scheme: Scheme) -> Result<Self, KeyError> {
+        Self::new(der, None, scheme)
+    }
+
+    /// Takes the `RSAPrivateKey` that all kinds of RSA keys have inside.
+    fn new(
+        der: &[u8],
+        restriction: Option<PssRestriction>,
+        scheme: Scheme,
+    ) -> Result<Self, KeyError> {
         let pair =
             RsaKeyPair::from_der(der).map_err(|rejected| match rejected.to_string().as_str() {
                 "TooSmall" | "TooLarge" => KeyError::Size,
@@ -97,8 +104,9 @@ impl SoftwareKey {
             })?;
         let public_key =
             PublicKey::from_pkcs1(pair.public_key().as_ref()).map_err(|_| KeyError::Malformed)?;
+        let public_key = public_key.restricted(restriction);
         KeySizes::default().check(public_key.bits())?;
-        scheme.salt_len(public_key.bits())?;
+        public_key.salt_len(scheme)?;
         Ok(Self {
             pair: Arc::new(pair),
             public_key,
@@ -109,9 +117,9 @@ impl SoftwareKey {
     /// The same key, signing under another scheme.
     ///
     /// # Errors
-    /// [`SchemeError::KeyTooSmall`] when digest and salt do not fit it.
+    /// [`SchemeError::KeyTooSmall`] when digest and salt do not fit it; [`SchemeError::Restricted`] when it is for others.
     pub fn with_scheme(&self, scheme: Scheme) -> Result<Self, SchemeError> {
-        scheme.salt_len(self.public_key.bits())?;
+        self.public_key.salt_len(scheme)?;
         Ok(Self {
             scheme,
             ..self.clone()
@@ -251,11 +259,9 @@ pub enum KeyError {
         /// Name or OID of the algorithm.
         algorithm: String,
     },
-    /// An `id-RSASSA-PSS` key.
-    #[error(
-        "the private key is restricted to RSASSA-PSS parameters, which is not supported; use a plain RSA key"
-    )]
-    PssKey,
+    /// An `id-RSASSA-PSS` key whose parameters no scheme here fulfils.
+    #[error(transparent)]
+    Parameters(PublicKeyError),
     /// The key's size is not accepted.
     #[error(
         "RSA keys of {} to {} bits are accepted in software; this one is outside",

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
+    load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
 
@@ -61,7 +62,15 @@ def cases():
     yield case("EC traditional", text(elliptic, PrivateFormat.TraditionalOpenSSL), key=None)
     yield case("Ed25519", text(ed25519.Ed25519PrivateKey.generate(), PrivateFormat.PKCS8), key=None)
     yield case("OpenSSH", text(RSA, PrivateFormat.OpenSSH))
-    yield case("RSASSA-PSS", openssl("genpkey", "-quiet", "-algorithm", "RSA-PSS", stdin=""), key=None)
+    yield pss_case("RSASSA-PSS")
+    yield pss_case("RSASSA-PSS SHA-256", md="sha256", mgf1_md="sha256", saltlen="32")
+    yield pss_case("RSASSA-PSS SHA-512", md="sha512", mgf1_md="sha512", saltlen="64")
+    yield pss_case("RSASSA-PSS long salt", md="sha256", mgf1_md="sha256", saltlen="200")
+    yield pss_case("RSASSA-PSS SHA-1 mask", md="sha256")
+    yield pss_case("RSASSA-PSS SHA-1", md="sha1")
+    pss = pss_case("RSASSA-PSS")["pem"]
+    encrypted_pss = openssl("pkcs8", "-topk8", "-passout", f"pass:{PASSWORD}", stdin=pss)
+    yield case("RSASSA-PSS encrypted", encrypted_pss, PASSWORD, key=load_pem_private_key(pss.encode(), None))
     public = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     yield case("public key", public.decode())
     yield case("certificate alone", certificate(RSA))
@@ -88,6 +97,18 @@ def case(name, pem, password=None, key=RSA):
         refused = f"{type(error).__name__}: {error}"
     modulus = None if key is None else f"{key.public_key().public_numbers().n:x}"
     return {"name": name, "pem": pem, "password": password, "modulus": modulus, "celery": refused}
+
+
+def pss_case(name, **options):
+    """A key with the algorithm id-RSASSA-PSS, and a certificate with the same one, which OpenSSL alone makes."""
+    wanted = [part for option, value in options.items() for part in ("-pkeyopt", f"rsa_pss_keygen_{option}:{value}")]
+    pem = openssl("genpkey", "-quiet", "-algorithm", "RSA-PSS", *wanted, stdin="")
+    made = case(name, pem, key=load_pem_private_key(pem.encode(), None))
+    subject = ["-subj", f"/CN={name}", "-days", "1"]
+    # It signs with a mask of SHA-1 unless it is told otherwise, also where the key forbids that.
+    mask = ["-sigopt", f"rsa_mgf1_md:{options['mgf1_md']}"] if "mgf1_md" in options else []
+    made["certificate"] = openssl("req", "-x509", "-key", "/dev/stdin", *subject, *mask, stdin=pem)
+    return made
 
 
 def text(key, form, encryption=None):

@@ -25,6 +25,8 @@ pub mod log;
 pub mod matrix;
 pub mod mutate;
 pub mod odd;
+#[cfg(feature = "software")]
+pub mod pem_keys;
 pub mod python;
 #[cfg(feature = "pkcs11")]
 pub mod recovery;
