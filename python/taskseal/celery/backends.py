@@ -5,11 +5,13 @@ does not verify counts as none: a result that is not there yet.
 """
 
 from celery.backends.redis import RedisBackend, ResultConsumer
+from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
 from celery.utils.functional import _regen
 from kombu.utils.objects import cached_property
 
 from ..errors import OpenError
+from . import tls
 from .chords import Chord
 from .sealing import KEYS, SCHEME, current
 
@@ -131,16 +133,20 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
     def __init__(self, *args, url=None, **kwargs):
         #: The chords that were applied, and whose size is not set yet, with groups in their header.
         self._nested = set()
+        if kwargs["app"].conf.redis_backend_use_ssl is True:
+            raise ImproperlyConfigured("redis_backend_use_ssl is a dict with options of TLS, or left out; the URL says TLS")
         # Celery gives the URL with its own scheme.
         if url is not None and url.startswith(SCHEME):
             url = url[len(SCHEME) :]
         super().__init__(*args, url=url, **kwargs)
 
     def _params_from_url(self, url, defaults):
-        # Celery asks for the word. Here the server's certificate is verified unless something says otherwise.
         params = super()._params_from_url(url, defaults)
-        if url.startswith("rediss:"):
-            params.setdefault("ssl_cert_reqs", "required")
+        if url.startswith("rediss:") or self.app.conf.redis_backend_use_ssl:
+            # Celery asks for the word about certificates. Here they are verified unless something else is said.
+            params = tls.for_redis_url(params)
+            if "ssl_check_hostname" not in params:
+                raise ImproperlyConfigured("the result backend is to use TLS, and its options name another kind of connection")
         return params
 
     def as_uri(self, include_password=False):

@@ -10,6 +10,13 @@ import threading
 import time
 from collections import OrderedDict
 
+from celery.exceptions import ImproperlyConfigured
+
+from . import tls
+
+#: Parameters of a URL of Redis that are a pool's, and not a connection's.
+POOL = {"connection_class", "max_connections", "timeout"}
+
 
 class ProcessMemory:
     """Remembers in this process: a worker that is started anew, or another one, knows nothing of it."""
@@ -51,9 +58,8 @@ class RedisMemory:
     """
 
     def __init__(self, url, *, prefix="taskseal-replay:", timeout=5.0):
-        self._url = url
+        self._options = {"socket_timeout": timeout, "socket_connect_timeout": timeout, **parameters(url)}
         self._prefix = prefix.encode()
-        self._timeout = timeout
         self._client = None
 
     def contains(self, key):
@@ -71,10 +77,26 @@ class RedisMemory:
         if self._client is None:
             import redis
 
-            self._client = redis.Redis.from_url(
-                self._url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout
-            )
+            self._client = redis.Redis(connection_pool=redis.ConnectionPool(**self._options))
         return self._client
 
     def __repr__(self):
         return f"<{type(self).__name__}>"
+
+
+def parameters(url):
+    """What redis-py makes of a URL. Whatever is wrong with it is said now, and nothing of the URL: it may hold a password."""
+    from redis.connection import Connection, parse_url
+
+    failed = None
+    try:
+        options = tls.for_redis_url(parse_url(url))
+        # It only connects when it is used.
+        options.get("connection_class", Connection)(**{k: v for k, v in options.items() if k not in POOL})
+    except ImproperlyConfigured as error:
+        failed = str(error)
+    except Exception as error:
+        failed = f"it is no URL that redis-py can use ({type(error).__name__})"
+    if failed:
+        raise ImproperlyConfigured(f"the URL of the replay memory: {failed}")
+    return options

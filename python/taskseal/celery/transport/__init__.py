@@ -21,3 +21,12 @@ SEALED = {
 def register():
     """Tells kombu the schemes."""
     TRANSPORT_ALIASES.update(SEALED)
+
+
+def is_sealed(transport):
+    """Whether the messages of a transport's class are sealed: one of ours, or one that was made of the mixins."""
+    from . import pyamqp, virtual
+
+    return issubclass(getattr(transport, "Channel", None) or object, virtual.ChannelMixin) or issubclass(
+        getattr(transport, "Connection", None) or object, pyamqp.Connection
+    )

@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from ssl import CERT_NONE, CERT_REQUIRED
 
 import amqp
 from amqp import spec
+from celery.exceptions import ImproperlyConfigured
 from kombu.transport import pyamqp
 
 from ...errors import OpenError
+from .. import tls
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Unanswered, current, logger
 from . import frames
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
@@ -228,33 +229,44 @@ class Connection(pyamqp.Connection):
     """A connection to an AMQP broker whose channels seal."""
 
     Channel = Channel
+    #: Whether the URL says TLS. ``broker_use_ssl`` says it for any URL.
+    always_tls = False
 
-    def __init__(self, *args, sealing=None, **kwargs):
+    def __init__(self, host="localhost:5672", *args, sealing=None, ssl=False, **kwargs):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
         self.sealed_pause = Pause()
         kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
-        super().__init__(*args, **kwargs)
+        if ssl or self.always_tls:
+            ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))
+        super().__init__(host, *args, ssl=ssl, **kwargs)
 
 
 class SSLConnection(Connection):
-    """One over TLS. The server's certificate is verified, and that it is the host's of the URL, unless `ssl` says otherwise."""
+    """One over TLS."""
 
-    def __init__(self, host="localhost:5671", *args, ssl=None, **kwargs):
-        options = dict(ssl) if isinstance(ssl, dict) else {}
-        if options.setdefault("cert_reqs", CERT_REQUIRED) != CERT_NONE:
-            # Without one, amqp takes the certificate of any host.
-            options.setdefault("server_hostname", host.rpartition(":")[0].strip("[]"))
-        super().__init__(host, *args, ssl=options, **kwargs)
+    always_tls = True
 
 
-class Transport(pyamqp.Transport):
+class CheckedMixin:
+    """A transport whose options of TLS are looked at when it is made."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if "ssl" in (self.client.transport_options or ()):
+            # kombu would take it instead of what the URL and the setting say.
+            raise ImproperlyConfigured("broker_transport_options has ssl, which belongs into broker_use_ssl")
+        if self.client.ssl:
+            tls.for_amqp(self.client.ssl, "")
+
+
+class Transport(CheckedMixin, pyamqp.Transport):
     """AMQP with sealed messages."""
 
     Connection = Connection
 
 
-class SSLTransport(pyamqp.SSLTransport):
+class SSLTransport(CheckedMixin, pyamqp.SSLTransport):
     """AMQP over TLS with sealed messages."""
 
     Connection = SSLConnection

@@ -1,6 +1,5 @@
 """``sealed-redis://`` and ``sealed-rediss://``."""
 
-import ssl
 import time
 import uuid
 from functools import partial
@@ -12,6 +11,7 @@ from kombu.utils.json import dumps
 from redis import exceptions
 
 from ...errors import OpenError
+from .. import tls
 from ..sealing import Unanswered, logger
 from .stored import Frame, parsed
 from .routing import rows_of
@@ -218,6 +218,14 @@ class Channel(ChannelMixin, redis.Channel):
         if self.global_keyprefix:
             command = self.client._prefix_args(command)
         self.client.connection.send_command(*command)
+
+    def _connparams(self, asynchronous=False):
+        options = self.connection.tls
+        if options is None:
+            return super()._connparams(asynchronous)
+        # kombu takes the plain class when it does not understand `ssl`.
+        self.connection_class = self.connection_class_ssl
+        return {**super()._connparams(asynchronous), **options}
 
     def _brpop_read(self, **options):
         key, item = self._popped(**options)
@@ -429,12 +437,15 @@ class Transport(TransportMixin, redis.Transport):
     """Redis with sealed messages."""
 
     Channel = Channel
+    #: Whether the URL says TLS. ``broker_use_ssl`` says it for any URL.
+    always_tls = False
+
+    def __init__(self, client, **kwargs):
+        self.tls = tls.for_redis(client.ssl or True) if client.ssl or self.always_tls else None
+        super().__init__(client, **kwargs)
 
 
 class SSLTransport(Transport):
-    """Redis over TLS with sealed messages. The server's certificate is verified unless `ssl` says otherwise."""
+    """Redis over TLS with sealed messages."""
 
-    def __init__(self, client, **kwargs):
-        if not client.ssl:
-            client.ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
-        super().__init__(client, **kwargs)
+    always_tls = True
