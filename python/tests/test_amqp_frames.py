@@ -73,15 +73,15 @@ def test_properties_outside_that_cannot_be_read_count_for_nothing(place, rabbitm
 def test_routing_keys_that_are_no_text(place, rabbitmq, alice):
     """A fanout exchange hands on whatever routing key somebody chose. (No exchange can have such a name.)"""
     sealing = sealing_of(alice, [alice])
-    queue = kombu.Queue("listener", kombu.Exchange("news", type="fanout"), routing_key="n", durable=False)
+    queue = kombu.Queue("hears-frames", kombu.Exchange("frames", type="fanout"), routing_key="n", auto_delete=True)
     with connect(place, sealing) as connection, publisher(rabbitmq) as raw:
         queue(connection.default_channel).declare()
         for key in NO_TEXT:
-            assert raw.publish(b"garbage", exchange=b"news", routing_key=key)
+            assert raw.publish(b"garbage", exchange=b"frames", routing_key=key)
         publish(connection, ["good"], queue=queue)
         assert [message.payload for message in consume(connection, queue)] == [["good"]]
         for key in NO_TEXT:
-            assert raw.publish(b"garbage", exchange=b"news", routing_key=key)
+            assert raw.publish(b"garbage", exchange=b"frames", routing_key=key)
         publish(connection, ["better"], queue=queue)
         assert wait_for(queue(connection.default_channel).get, 10).payload == ["better"]
         assert sealing.refusals == {"malformed": 2 * len(NO_TEXT)}
