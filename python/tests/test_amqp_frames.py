@@ -73,7 +73,7 @@ def test_properties_outside_that_cannot_be_read_count_for_nothing(place, rabbitm
 def test_routing_keys_that_are_no_text(place, rabbitmq, alice):
     """A fanout exchange hands on whatever routing key somebody chose. (No exchange can have such a name.)"""
     sealing = sealing_of(alice, [alice])
-    queue = kombu.Queue("hears-frames", kombu.Exchange("frames", type="fanout"), routing_key="n", auto_delete=True)
+    queue = kombu.Queue("hears-frames", kombu.Exchange("frames", type="fanout"), routing_key="n")
     with connect(place, sealing) as connection, publisher(rabbitmq) as raw:
         queue(connection.default_channel).declare()
         for key in NO_TEXT:
@@ -84,6 +84,7 @@ def test_routing_keys_that_are_no_text(place, rabbitmq, alice):
             assert raw.publish(b"garbage", exchange=b"frames", routing_key=key)
         publish(connection, ["better"], queue=queue)
         assert wait_for(queue(connection.default_channel).get, 10).payload == ["better"]
+        queue(connection.default_channel).delete()
         assert sealing.refusals == {"malformed": 2 * len(NO_TEXT)}
 
 
@@ -132,7 +133,8 @@ def test_a_worker_lives_through_all_of_it(tmp_path, rabbitmq, alice, pool):
     where = worker_place(tmp_path, alice, f"sealed-amqp://{rabbitmq}//", "rpc://")
     with plain_amqp(rabbitmq) as plain:
         plain.channel(1).queue_delete("celery")
-    with worker(where, "-P", pool, "-c", "1", "-E") as running, publisher(rabbitmq) as raw:
+    # Debugging shows each of the refusals.
+    with worker(where, "-P", pool, "-c", "1", "-E", "-l", "debug") as running, publisher(rabbitmq) as raw:
         sent = 0
         for name, each in HARD_PROPERTIES.items():
             for exchange, key in ((b"", b"celery"), (b"celery.pidbox", b""), (b"celeryev", b"worker.heartbeat")):
