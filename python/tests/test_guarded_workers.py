@@ -1,15 +1,18 @@
 """Workers against messages that are well written and make no sense: they live, and nothing is stored for such messages."""
 
 import json
-import time
 
 import kombu
 import pytest
 import redis as redis_py
-from celery import Celery
-from support.odd import COMMANDS, EVENTS, HEADERS, TASK_BODIES, UNSIGNED
+from amqp.exceptions import FrameSyntaxError
+from support.odd import COMMANDS, ELECTIONS, EVENTS, HEADERS, TASK_BODIES, UNSIGNED
 from support.servers import wait_for
+from support.transports import sealing_of
 from support.workers import client, place, worker
+
+import taskseal
+from taskseal.errors import SealError
 
 
 def victims(address):
@@ -19,22 +22,37 @@ def victims(address):
 
 
 @pytest.fixture(params=["redis", "amqp"])
-def where(request, tmp_path, alice, redis):
-    """An application that signs bodies, over kombu's own transports."""
+def broker(request, redis):
+    """A broker in which nothing is, by its plain URL."""
     redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
-    broker = f"redis://{redis}/0" if request.param == "redis" else f"amqp://{request.getfixturevalue('rabbitmq')}//"
-    with kombu.Connection(broker) as connection:
+    url = f"redis://{redis}/0" if request.param == "redis" else f"amqp://{request.getfixturevalue('rabbitmq')}//"
+    with kombu.Connection(url) as connection:
         connection.default_channel.queue_declare("celery", durable=True, auto_delete=False)
         connection.default_channel.queue_purge("celery")
-    return place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours")
+    return url
+
+
+@pytest.fixture
+def where(broker, tmp_path, alice, redis):
+    """An application that signs bodies, over kombu's own transports."""
+    return place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                 TEST_EVENTS="auth")  # fmt: skip
 
 
 class Outsider:
     """Somebody who writes to the broker without a key."""
 
-    def __init__(self, where):
-        self.connection = kombu.Connection(where.environment["TEST_BROKER"])
+    def __init__(self, broker):
+        self.connection = kombu.Connection(broker)
         self.channel = self.connection.default_channel
+        self.exchanges = {
+            name: kombu.Exchange(name, type=type, durable=durable)(self.channel)
+            for name, type, durable in (
+                ("celery.pidbox", "fanout", False),
+                # As Celery has it.
+                ("celeryev", "fanout" if broker.startswith("redis") else "topic", True),
+            )
+        }
 
     def genuine(self, where, *arguments):
         """The body and the headers of a message that a trusted signer sent."""
@@ -42,28 +60,101 @@ class Outsider:
         message = wait_for(lambda: self.channel.basic_get("celery", no_ack=True), 20)
         return message.body if isinstance(message.body, str) else message.body.decode(), dict(message.headers)
 
-    def send(self, body, headers, content_type="application/data", content_encoding="utf-8", **properties):
+    def send(self, body, headers, content_type="application/data", content_encoding="utf-8", exchange="", routing_key="celery"):
         message = self.channel.prepare_message(
-            body.encode(), 0, content_type, content_encoding, headers, {"delivery_mode": 2, **properties}
+            body.encode(), 0, content_type, content_encoding, headers, {"delivery_mode": 2, "correlation_id": "x"}
         )
-        self.channel.basic_publish(message, exchange="", routing_key="celery")
+        if exchange:
+            self.exchanges[exchange].declare()
+        self.channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
 
 
-def test_nothing_is_done_for_a_message_that_nobody_signed(where, redis):
-    """Nor for a signed body in a form that it was not signed in, nor under headers that Celery never writes."""
-    outsider = Outsider(where)
+def every_odd_message():
+    """Text, headers, exchange and routing key of each."""
+    task = {"task": "run", "lang": "py"}
+    for number, (text, odd) in enumerate(TASK_BODIES):
+        headers = {**task, "id": f"victim-{number}", **odd}
+        yield text, {key: value for key, value in headers.items() if value is not None}, "", "celery"
+    for number, odd in enumerate(HEADERS):
+        yield '[["x"], {}, {}]', {**task, "id": f"victim-h{number}", **odd}, "", "celery"
+    for text, headers in COMMANDS:
+        yield text, headers, "celery.pidbox", ""
+    for text in EVENTS:
+        yield text, {"hostname": "other@host"}, "celeryev", "worker.heartbeat"
+    for text in ELECTIONS:
+        for event in ("worker.elect", "worker.elect.ack"):
+            yield text, {"hostname": "other@host"}, "celeryev", event
+
+
+class Signer(Outsider):
+    """A trusted signer of bodies that sends what it likes."""
+
+    def __init__(self, broker, identity):
+        super().__init__(broker)
+        self.sealer = taskseal.Sealer(identity.signer())
+
+    def attempt(self, odd):
+        """Whether it can be sent at all: not everything can be written in the headers of every broker."""
+        try:
+            self.sign(*odd)
+        except (SealError, FrameSyntaxError):
+            return False
+        return True
+
+    def sign(self, text, headers, exchange, routing_key):
+        self.send(self.sealer.seal_bytes(text), headers, exchange=exchange, routing_key=routing_key)
+
+
+class Sealer(Signer):
+    """The same for whole messages."""
+
+    def __init__(self, broker, identity):
+        super().__init__(broker, identity)
+        self.sealing = sealing_of(identity, [identity])
+
+    def sign(self, text, headers, exchange, routing_key):
+        message = {"body": text, "content-type": "application/json", "content-encoding": "utf-8", "headers": headers,
+                   "properties": {"correlation_id": "x", "delivery_mode": 2}}  # fmt: skip
+        sealed = self.sealing.sealer.seal(json.dumps(message), exchange=exchange, routing_key=routing_key)
+        self.send(sealed, {}, "application/x-taskseal", exchange=exchange, routing_key=routing_key)
+
+
+def test_nothing_is_done_for_a_message_that_nobody_signed(where, broker, redis):
+    """Nor for a signed body under headers that Celery never writes."""
+    outsider = Outsider(broker)
     body, headers = outsider.genuine(where, "run", "stolen")
     with worker(where, "-P", "prefork", "-c", "1", "-E", app="signed_app") as running:
         client(where, "send.py", "run", "good 0")
-        sent = 0
         for number, (text, odd, types) in enumerate(UNSIGNED):
             outsider.send(text, {**headers, "id": f"victim-{number}", **odd}, **types)
-            sent += 1
+            # The mailbox and the events are read as well.
+            outsider.send(text, {"clock": 1}, exchange="celery.pidbox", routing_key="", **types)
+            for event in ("worker.heartbeat", "worker.elect", "worker.elect.ack"):
+                outsider.send(text, {"hostname": "other@host"}, exchange="celeryev", routing_key=event, **types)
         for odd in HEADERS:
             outsider.send(body, {**headers, **odd})
-            sent += 1
+        client(where, "send.py", "run", "good 1")
+        wait_for(lambda: {"good 0", "good 1"} <= set(where.witness), 60)
+        wait_for(lambda: running.log.count("refused:") >= 5 * len(UNSIGNED) + len(HEADERS), 30)
+        assert set(where.witness) == {"good 0", "good 1"} and running.process.poll() is None
+        assert victims(redis) == [] and running.log.count("Traceback") == 0, running.log[-5000:]
+
+
+@pytest.mark.parametrize(("kind", "pool"), [("signed", "prefork"), ("sealed", "solo")])
+def test_a_trusted_signer_with_odd_messages_stops_no_worker(broker, tmp_path, alice, redis, kind, pool):
+    """Tasks, remote control and events that are signed, and that no Celery writes. Each is refused by itself."""
+    prefix, app = ("", "signed_app") if kind == "signed" else ("sealed-", "sealed_app")
+    where = place(tmp_path, alice, prefix + broker, f"{prefix}redis://{redis}/1", TEST_APP=app, TEST_SECURITY="ours",
+                  TEST_EVENTS="auth")  # fmt: skip
+    sender = (Signer if kind == "signed" else Sealer)(broker, alice)
+    with worker(where, "-P", pool, "-c", "1", "-E", app=app) as running:
+        client(where, "send.py", "run", "good 0")
+        sent = sum(map(sender.attempt, every_odd_message()))
         client(where, "send.py", "run", "good 1")
         wait_for(lambda: {"good 0", "good 1"} <= set(where.witness), 60)
         wait_for(lambda: running.log.count("refused:") >= sent, 30)
+        # It is well: tasks run, it answers, and what it sends can be read.
+        client(where, "send.py", "two-results")
         assert set(where.witness) == {"good 0", "good 1"} and running.process.poll() is None
-        assert victims(redis) == [] and running.log.count("Traceback") == 0, running.log[-5000:]
+        assert running.log.count("refused:") == sent and sent > 250 and victims(redis) == []
+        assert running.log.count("Traceback") == 0, running.log[-5000:]

@@ -195,8 +195,9 @@ EVENT = {
     "loadavg": optional(some),
 }
 
-#: Further members of the events of an election.
+#: Further members of the events of an election, and what each of these has.
 ELECTION = {"id": name, "topic": optional(name), "cver": optional(count)}
+ELECTIONS = {"worker-elect": ("id", "clock", "pid", "topic", "action", "cver"), "worker-elect-ack": ("id",)}
 
 
 # --- What is refused. ---
@@ -257,7 +258,8 @@ def check_event(payload):
         raise OpenError("the event is no table", reason=NOT_AN_EVENT)
     require(payload, ("type", "hostname", "timestamp"), NOT_AN_EVENT)
     conform(payload, EVENT, "member", NOT_AN_EVENT)
-    if payload["type"].startswith("worker-elect"):
+    if payload["type"] in ELECTIONS:
+        require(payload, ELECTIONS[payload["type"]], NOT_AN_EVENT)
         conform(payload, ELECTION, "member", NOT_AN_EVENT)
 
 

@@ -29,9 +29,7 @@ class ConsumerMixin:
     def __init__(self, *args, app, **kwargs):
         self.guard = app.taskseal_guard
         super().__init__(*args, app=app, **kwargs)
-        self._errors_of_the_connection = tuple(
-            kind for kind in self.connection_errors if not issubclass(kind, _OF_MESSAGES)
-        )
+        self._errors_of_the_connection = not_of_messages(self.connection_errors)
         for step in self.steps:
             if isinstance(step, Control):
                 self._guard_control(step)
@@ -60,7 +58,8 @@ class ConsumerMixin:
             raise
         except Exception as error:
             logger.exception("%s: Celery raised while it handled the message", where(message))
-            if isinstance(error, (*self.channel_errors, *getattr(self.app.backend, "connection_errors", ()))):
+            refusing = (*self.channel_errors, *getattr(self.app.backend, "connection_errors", ()))
+            if isinstance(error, not_of_messages(refusing)):
                 error = Unanswered(f"the broker or the result store refuses: {error}")
             self._answer(answer, message, error)
 
@@ -137,6 +136,10 @@ class ConsumerMixin:
                 logger.error("mingle: what other workers answered cannot be used: %r", root(error))
 
         step.start = meet
+
+
+def not_of_messages(kinds):
+    return tuple(kind for kind in kinds if not issubclass(kind, _OF_MESSAGES))
 
 
 def give_back_where_keys_are_away():

@@ -17,6 +17,7 @@ app.conf.update(
     task_serializer="auth",
     result_serializer="auth",
     accept_content=["auth"],
+    event_serializer=os.environ.get("TEST_EVENTS", "json"),
     broker_connection_retry_on_startup=True,
 )
 if os.environ["TEST_SECURITY"] == "ours":
