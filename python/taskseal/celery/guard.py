@@ -125,9 +125,17 @@ class Guard:
 
 def give_back(message, error):
     """Returns a message to its queue, and waits before the next one is looked at."""
+    if is_broadcast(message):
+        return logger.error("%s is left out, as it cannot be given back: %s", where(message), root(error))
     message.requeue()
     logger.error("%s stays in its queue: %s", where(message), root(error))
     time.sleep(RETRY)
+
+
+def is_broadcast(message):
+    """Whether the broker has forgotten the message: its consumer acknowledges nothing."""
+    info = message.delivery_info if isinstance(message.delivery_info, dict) else {}
+    return info.get("consumer_tag") in (getattr(message.channel, "no_ack_consumers", None) or ())
 
 
 def where(message):

@@ -21,7 +21,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 if os.environ["TEST_SECURITY"] == "ours":
-    taskseal.celery.setup_security(app=app)
+    taskseal.celery.setup_security(app=app, reload_interval=float(os.environ.get("TEST_RELOAD", "5")))
 else:
     app.setup_security()
 

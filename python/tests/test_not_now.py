@@ -1,0 +1,90 @@
+"""Workers of applications that encrypt or sign bodies, while their keys or certificates are away: no message is lost."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+
+import kombu
+import pytest
+import redis as redis_py
+from conftest import PIN, command
+from support.servers import wait_for
+from support.workers import client, place, worker
+
+import taskseal
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def broker(request, redis):
+    redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
+    url = f"redis://{redis}/0" if request.param == "redis" else f"amqp://{request.getfixturevalue('rabbitmq')}//"
+    with kombu.Connection(url) as connection:
+        connection.default_channel.queue_declare("celery", durable=True, auto_delete=False)
+        connection.default_channel.queue_purge("celery")
+    return url
+
+
+@pytest.fixture
+def fernet(token):
+    """The URI of keys of Fernet's on a token, without a PIN."""
+    uri = token.uri.replace("object=worker", "object=bodies-fernet")
+    subprocess.run([command(), "fernet", "key", "generate", "--key", uri], capture_output=True)
+    return token.uri_without_pin.replace("object=worker", "object=bodies-fernet")
+
+
+def test_bodies_that_cannot_be_decrypted_now_stay_in_their_queue(tmp_path, alice, token, fernet, broker, redis):
+    """The application calls nothing of ours. Keys are away from the worker, and later from a process of its pool alone."""
+    pin = tmp_path / "pin"
+    where = place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="fernet_app", SOFTHSM2_CONF=token.configuration,
+                  KOMBU_FERNET_KEY=f"{fernet}&pin-source=file:{pin}")  # fmt: skip
+    (tmp_path / "pin-of-the-client").write_text(PIN)
+    sender = replace(where, environment={**where.environment,
+                                         "KOMBU_FERNET_KEY": f"{fernet}&pin-source=file:{pin}-of-the-client"})  # fmt: skip
+    for number in range(3):
+        client(sender, "send.py", "run", f"before {number}")
+    arguments = ["-P", "prefork", "-c", "1", "--max-tasks-per-child", "1", "--without-mingle", "--without-gossip"]
+    with worker(where, *arguments, app="fernet_app") as running:
+        wait_for(lambda: running.log.count("stays in its queue") >= 2, 60)
+        assert where.witness == [] and "Can't decode message body" not in running.log
+        pin.write_text(PIN)
+        wait_for(lambda: set(where.witness) == {f"before {number}" for number in range(3)}, 60)
+        # The main process is logged in, and each process of the pool logs in for itself.
+        pin.unlink()
+        client(sender, "send.py", "run", "after")
+        wait_for(lambda: "a task waits for the keys" in running.log, 60)
+        assert "after" not in where.witness
+        pin.write_text(PIN)
+        wait_for(lambda: "after" in where.witness, 60)
+        assert len(where.witness) == 4 and "raised unexpected" not in running.log
+
+
+def test_a_body_that_nobody_can_decrypt_is_refused(tmp_path, alice, broker, redis):
+    """Keys that are there and are other ones are no reason to wait."""
+    keys = [taskseal.Fernet.generate_key().decode() for _ in range(2)]
+    where = place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="fernet_app", KOMBU_FERNET_KEY=keys[0])
+    client(replace(where, environment={**where.environment, "KOMBU_FERNET_KEY": keys[1]}), "send.py", "run", "stranger's")
+    with worker(where, "-P", "solo", app="fernet_app") as running:
+        client(where, "send.py", "run", "good")
+        wait_for(lambda: "good" in where.witness, 60)
+        assert where.witness == ["good"] and running.log.count("Can't decode message body") == 1
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_signed_bodies_wait_while_the_store_is_empty(tmp_path, alice, broker, redis, pool):
+    where = place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_RELOAD="0.2")  # fmt: skip
+    store, aside = tmp_path / "trusted", tmp_path / "aside"
+    with worker(where, "-P", pool, "-c", "1", app="signed_app") as running:
+        client(where, "send.py", "run", "before")
+        wait_for(lambda: "before" in where.witness, 60)
+        store.rename(aside)
+        store.mkdir()
+        # A client needs one.
+        sender = replace(where, environment={**where.environment, "TEST_STORE": str(aside)})
+        client(sender, "send.py", "run", "meanwhile")
+        wait_for(lambda: running.log.count("stays in its queue") >= 2, 60)
+        assert where.witness == ["before"]
+        for file in aside.iterdir():
+            shutil.copy(file, store)
+        wait_for(lambda: "meanwhile" in where.witness, 60)
+        assert where.witness == ["before", "meanwhile"] and "refused:" not in running.log
