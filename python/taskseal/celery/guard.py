@@ -4,15 +4,16 @@ Whatever a message holds, it ends in one of three ways: it is handled, refused, 
 whether it is good.
 """
 
+import logging
 import time
-from collections import Counter
 
 from celery.exceptions import BackendError
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from ..errors import OpenError, TasksealError
 from . import forms
-from .sealing import KEYS, Unanswered, logger
+from .refusals import Refusals, logger
+from .sealing import KEYS, Unanswered
 
 #: The content type of a signed body.
 SIGNED = "application/data"
@@ -25,23 +26,6 @@ RETRY = 1.0
 
 #: What the setting ``worker_consumer`` becomes.
 GUARDED = "taskseal.celery.worker:consumer"
-
-
-class Refusals:
-    """Counts and logs what an application refuses that has no `Sealing`. What is refused is acknowledged, or rejected with
-    `refused` ``dead-letter``, so that AMQP puts it where the queue's policy says.
-    """
-
-    def __init__(self, refused="ack"):
-        if refused not in ("ack", "dead-letter"):
-            raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
-        self.refused = refused
-        self.refusals = Counter()
-
-    def refuse(self, error, where):
-        reason = getattr(error, "reason", None) or type(error).__name__
-        self.refusals[reason] += 1
-        logger.warning("refused: %s: reason=%s: %s", where, reason, error)
 
 
 class Guard:
@@ -88,22 +72,29 @@ class Guard:
 
     # --- What becomes of it ---
 
+    def log(self, topic, text, *args, **options):
+        """Logs an error, unless there are many of this topic."""
+        self.refusals.quiet.log(logging.ERROR, topic, args[0], text, *args, **options)
+
     def refuse(self, message, error):
         """Counts and logs a refusal, and takes the message out of its queue."""
         self.refusals.refuse(reason_of(error), where(message))
         if message.acknowledged:
             return
         if self.refusals.refused == "dead-letter":
-            keep = getattr(message.channel, "keep_refused", None)
-            if keep is None:
+            frame = getattr(message, "frame", None)
+            if frame is None:
                 return message.reject(requeue=False)
-            keep(message)
+            try:
+                message.channel._keep(frame)
+            except Unanswered as unanswered:
+                return give_back(message, unanswered)
         message.ack()
 
     def leave_out(self, message, error):
         """Refuses a message that is gone from its queue already: a broadcast."""
         if self.is_not_now(error):
-            logger.error("%s is left out, as it cannot be given back: %s", where(message), root(error))
+            self.log("left out", "%s is left out, as it cannot be given back: %s", where(message), root(error))
         else:
             self.refusals.refuse(reason_of(error), where(message))
 

@@ -4,7 +4,6 @@ import base64
 import logging
 import threading
 import time
-from collections import Counter
 
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps, loads
@@ -13,10 +12,8 @@ from .. import _native
 from ..errors import FernetError, OpenError
 from .compression import MAX_BODY_LEN, checked, decompress
 from .delayed import undelayed
-from .quiet import Quiet
+from .refusals import Refusals, logger
 from .replay import ProcessMemory
-
-logger = logging.getLogger("taskseal.celery")
 
 #: The outer content type of a message that is sealed whole.
 CONTENT_TYPE = "application/x-taskseal"
@@ -38,22 +35,18 @@ class Unanswered(Exception):
     """It cannot be told now whether a message is a good one. It is neither to be handled nor to be lost."""
 
 
-class Sealing:
+class Sealing(Refusals):
     """A signer, the certificates that are trusted, keys to encrypt with, and the rules for what comes in.
 
     One per process is the default for all sealed connections (`use`); another one can be given to a connection as the
-    transport option ``sealing``.
-
-    `refused` says what becomes of a message that is refused: ``ack`` (it is gone) or ``dead-letter`` (AMQP: rejected, so that
-    the broker puts it where the queue's policy says; elsewhere: put into the queue `dead_letter_queue`).
+    transport option ``sealing``. What is refused becomes what `Refusals` says.
     """
 
     def __init__(self, signer, store, fernets=(), *, digest="sha256", max_age=24 * 3600.0, result_max_age=None,
                  clock_skew=60.0, broadcast_skew=5.0, max_len=None, max_body_len=MAX_BODY_LEN, refused="ack",
                  dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None,
                  dangerous_ignore_critical=()):  # fmt: skip
-        if refused not in ("ack", "dead-letter"):
-            raise ValueError(f"refused={refused!r} is not known; use ack or dead-letter")
+        super().__init__(refused, dead_letter_queue, on_refused)
         fernets = list(fernets)
         policy = _native.Policy(
             digest=digest, max_message_len=max_len, dangerous_ignore_critical=list(dangerous_ignore_critical)
@@ -72,15 +65,8 @@ class Sealing:
         self.max_body_len = checked(max_body_len)
         #: The longest thing around a sealed message that is looked at: its text may be in base64.
         self.max_frame_len = self.max_len * 3 // 2 + 64 * 1024
-        self.refused = refused
-        self.dead_letter_queue = dead_letter_queue
         self.replay = ProcessMemory() if replay is None else replay
         self.bindings = {queue: set(map(tuple, pairs)) for queue, pairs in (bindings or {}).items()}
-        self.on_refused = on_refused
-        #: How many messages and results were refused, by reason.
-        self.refusals = Counter()
-        #: What is logged of them, and of what else may be said for each message of a flood.
-        self.quiet = Quiet(logger)
 
     def seal(self, message, exchange, routing_key):
         """The text that goes to the broker for a message of kombu's (a dict)."""
@@ -139,18 +125,6 @@ class Sealing:
         if (exchange, routing_key) in named or bindings.allows(queue, exchange, routing_key):
             return exchange, routing_key
         return None
-
-    def refuse(self, error, where):
-        """Counts a refusal and logs it, unless there are many. Never raises."""
-        reason = getattr(error, "reason", None) or type(error).__name__
-        self.refusals[reason] += 1
-        name = getattr(error, "signer", None) or where
-        self.quiet.log(logging.WARNING, f"refused {reason}", name, "refused: %s: reason=%s: %s", where, reason, error)
-        if self.on_refused is not None:
-            try:
-                self.on_refused(reason, where)
-            except Exception:
-                self.quiet.log(logging.ERROR, "on_refused raised", reason, "on_refused raised", exc_info=True)
 
 
 class Bindings:

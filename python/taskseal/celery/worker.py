@@ -11,7 +11,8 @@ from kombu.utils.imports import symbol_by_name
 from ..errors import OpenError
 from . import forms
 from .guard import give_back, is_not_now, root, where
-from .sealing import Unanswered, logger
+from .refusals import logger
+from .sealing import Unanswered
 
 #: Kinds of errors that a message causes and that some transports count among those of their connections.
 _OF_MESSAGES = (LookupError, ValueError, TypeError)
@@ -57,7 +58,8 @@ class ConsumerMixin:
         except self._errors_of_the_connection:
             raise
         except Exception as error:
-            logger.exception("%s: Celery raised while it handled the message", where(message))
+            text = "%s: Celery raised while it handled the message"
+            self.guard.log("Celery raised", text, where(message), exc_info=True)
             refusing = (*self.channel_errors, *getattr(self.app.backend, "connection_errors", ()))
             if isinstance(error, not_of_messages(refusing)):
                 error = Unanswered(f"the broker or the result store refuses: {error}")
