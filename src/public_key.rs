@@ -493,7 +493,7 @@ pub(crate) fn algorithm_name(oid: ObjectIdentifier) -> String {
         .map_or_else(|| oid.to_string(), |name| format!("{name} ({oid})"))
 }
 
-fn strip_zeros(bytes: &[u8]) -> &[u8] {
+pub(crate) fn strip_zeros(bytes: &[u8]) -> &[u8] {
     let start = bytes
         .iter()
         .position(|byte| *byte != 0)

@@ -303,7 +303,7 @@ fn key(builder: &Builder, opened: &Pkcs11Key, report: &mut Report) -> Option<Key
     };
     let info = keys
         .into_iter()
-        .find(|key| key.public_key.as_ref() == Some(opened.public_key()))?;
+        .find(|key| key.is_half_of(opened.public_key()) == Some(true))?;
     report.ok("key", info.to_string());
     report.ok(
         "key",
@@ -342,8 +342,7 @@ fn certificate(
     report: &mut Report,
 ) {
     const WHAT: &str = "certificate";
-    let of_key =
-        |certificate: &Certificate| key.public_key.as_ref() == Some(certificate.public_key());
+    let of_key = |certificate: &Certificate| key.is_half_of(certificate.public_key()) == Some(true);
     let certificates = match given {
         Some(certificate) if !of_key(&certificate) => {
             return report.failed(WHAT, format!("{:?} is for another key", certificate.id()));

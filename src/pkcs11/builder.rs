@@ -383,7 +383,12 @@ impl Builder {
             CertificateChoice::FromToken => {
                 let key = find_key(access, session, &filter)?;
                 let certificate = certificates::certificate_of(access, session, &key.info)?;
-                Ok(Ok((key, certificate)))
+                let key = key.with_half(certificate.public_key(), true);
+                let mismatch = || SignError::KeyMismatch {
+                    certificate: certificate.id().to_owned(),
+                };
+                let key = key.ok_or_else(mismatch);
+                Ok(key.map(|key| (key, certificate)))
             }
         })?;
         check_pair(

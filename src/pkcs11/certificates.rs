@@ -89,14 +89,19 @@ impl TokenCertificate {
     }
 }
 
-/// The one certificate on the token that has the key's public half; of several, the one with the key's id.
+/// The one certificate on the token that has the key's public half; of several, the one with the key's id. Where the token
+/// tells nothing of the public half, the id alone says it.
 pub(super) fn certificate_of(
     access: &Access,
     session: &dyn ModuleSession,
     key: &KeyInfo,
 ) -> Result<Certificate, Error> {
     let mut all = read_certificates(access, session)?;
-    all.retain(|found| Some(found.certificate.public_key()) == key.public_key.as_ref());
+    let has_id = |found: &TokenCertificate| !key.id.is_empty() && found.id == key.id;
+    all.retain(|found| {
+        let half = key.is_half_of(found.certificate.public_key());
+        half.unwrap_or_else(|| has_id(found))
+    });
     if all.len() > 1 && all.iter().any(|found| found.id == key.id) {
         all.retain(|found| found.id == key.id);
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::certificates::read_certificates;
 use super::error::{Error, object_name};
 use super::key::KeyOptions;
 use super::module::{
@@ -11,7 +12,7 @@ use super::module::{
 use super::provision::KeyInfo;
 use super::recovery::Find;
 use super::session::Access;
-use crate::public_key::PublicKey;
+use crate::public_key::{PublicKey, strip_zeros};
 
 /// Which private key is meant.
 #[derive(Debug, Clone, Default)]
@@ -52,9 +53,13 @@ impl KeyFilter {
     ) -> Result<Option<FoundKey>, Error> {
         let named = read_keys(access, session, &self.template())?;
         let any_named = !named.is_empty();
+        let is_named = self.label.is_some() || self.id.is_some();
         let mut matching: Vec<FoundKey> = named
             .into_iter()
-            .filter(|key| self.public_key.is_none() || self.public_key == key.info.public_key)
+            .filter_map(|key| match &self.public_key {
+                Some(wanted) => key.with_half(wanted, is_named),
+                None => Some(key),
+            })
             .collect();
         let token = || Box::new(access.token.clone());
         match (matching.pop(), matching.is_empty()) {
@@ -68,7 +73,7 @@ impl KeyFilter {
                     found,
                 })
             }
-            (None, _) if any_named && (self.label.is_some() || self.id.is_some()) => Ok(None),
+            (None, _) if any_named && is_named => Ok(None),
             (None, _) => Err(self.not_found(access, session)?),
         }
     }
@@ -116,13 +121,10 @@ pub(super) fn find_key(
     session: &dyn ModuleSession,
     filter: &KeyFilter,
 ) -> Result<FoundKey, Error> {
-    filter
-        .find(access, session)?
-        .ok_or_else(|| Error::KeyNotFound {
-            wanted: filter.to_string(),
-            token: Box::new(access.token.clone()),
-            found: Vec::new(),
-        })
+    match filter.find(access, session)? {
+        Some(key) => Ok(key),
+        None => Err(filter.not_found(access, session)?),
+    }
 }
 
 /// A private key on the token, as it was found in one session.
@@ -130,9 +132,23 @@ pub(super) fn find_key(
 pub(super) struct FoundKey {
     pub(super) handle: ObjectHandle,
     pub(super) info: KeyInfo,
+    /// The token tells nothing of the public half: that it is the certificate's is believed until the trial signature.
+    pub(super) half_is_assumed: bool,
 }
 
 impl FoundKey {
+    /// The same, if that may be its public half. A token that does not tell the exponent, or nothing at all of a key that
+    /// is named, leaves the rest to the certificate.
+    pub(super) fn with_half(mut self, wanted: &PublicKey, is_named: bool) -> Option<Self> {
+        self.half_is_assumed = match self.info.is_half_of(wanted) {
+            Some(true) => false,
+            None if is_named => true,
+            _ => return None,
+        };
+        self.info.public_key.get_or_insert_with(|| wanted.clone());
+        Some(self)
+    }
+
     /// How the same key is found again in another session.
     pub(super) fn filter(&self, public_key: &PublicKey) -> KeyFilter {
         let info = &self.info;
@@ -179,11 +195,17 @@ impl FoundKey {
         Ok(())
     }
 
+    const fn lacks_exponent(&self) -> bool {
+        self.info.public_key.is_none() && self.info.modulus.is_some()
+    }
+
     pub(super) fn public_key(&self, access: &Access) -> Result<&PublicKey, Error> {
         self.info.public_key.as_ref().ok_or_else(|| Error::PublicHalf {
             key: self.info.name(),
             token: Box::new(access.token.clone()),
-            reason: "modulus and public exponent cannot be read, or are no RSA key that is supported".to_owned(),
+            reason: "the token does not tell its modulus and public exponent, or they are no RSA key that is supported; \
+                     give the key's certificate, which has them"
+                .to_owned(),
         })
     }
 }
@@ -211,10 +233,21 @@ pub(super) fn read_keys(
     template: &[Attribute],
 ) -> Result<Vec<FoundKey>, Error> {
     let handles = session.find(template).map_err(|call| access.failed(call))?;
-    handles
-        .into_iter()
+    let keys = handles.into_iter();
+    let mut keys = keys
         .map(|handle| read_key(access, session, handle))
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    if keys.iter().any(FoundKey::lacks_exponent) {
+        let certificates = read_certificates(access, session)?;
+        for key in keys.iter_mut().filter(|key| key.lacks_exponent()) {
+            let mut halves = certificates
+                .iter()
+                .map(|found| found.certificate.public_key());
+            let half = halves.find(|half| key.info.is_half_of(half) == Some(true));
+            key.info.public_key = half.cloned();
+        }
+    }
+    Ok(keys)
 }
 
 fn read_key(
@@ -241,22 +274,26 @@ fn read_key(
         .map_err(|call| access.failed(call))?;
     let label = attributes.text(Kind::Label).unwrap_or_default();
     let id = attributes.bytes(Kind::Id).unwrap_or_default().to_vec();
-    let mut halves = attributes
-        .bytes(Kind::Modulus)
-        .zip(attributes.bytes(Kind::PublicExponent));
-    halves = halves.filter(|(modulus, exponent)| !modulus.is_empty() && !exponent.is_empty());
-    let public_key = match halves {
-        Some((modulus, exponent)) => PublicKey::from_components(modulus, exponent).ok(),
+    let number = |kind| {
+        let bytes = attributes.bytes(kind).map(strip_zeros);
+        bytes.filter(|bytes| !bytes.is_empty())
+    };
+    let modulus = number(Kind::Modulus);
+    let public_key = match (modulus, number(Kind::PublicExponent)) {
+        (Some(modulus), Some(exponent)) => PublicKey::from_components(modulus, exponent).ok(),
         // Some tokens keep the exponent only in the public object.
-        None => public_half(access, session, &id)?,
+        _ => public_half(access, session, &id)?
+            .filter(|half| modulus.is_none_or(|modulus| modulus == half.modulus())),
     };
     Ok(FoundKey {
         handle,
+        half_is_assumed: false,
         info: KeyInfo {
             label,
             id,
             is_rsa: attributes.key_type().map(|key| key == KeyType::Rsa),
             public_key,
+            modulus: modulus.map(<[u8]>::to_vec),
             sensitive: attributes.flag(Kind::Sensitive),
             extractable: attributes.flag(Kind::Extractable),
             always_sensitive: attributes.flag(Kind::AlwaysSensitive),

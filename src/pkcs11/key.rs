@@ -154,7 +154,19 @@ impl Pkcs11Key {
             &opened.connection,
             always_authenticate,
             opened.deadline,
-        )?;
+        );
+        let path = path.map_err(|error| match error {
+            Error::Unsupported { token, tried, .. } if found.half_is_assumed => Error::PublicHalf {
+                key: found.info.name(),
+                token,
+                reason: format!(
+                    "the token does not tell it, and no signature verifies under the certificate that was given ({}); \
+                     use the certificate that was issued for this key",
+                    tried.join("; ")
+                ),
+            },
+            other => other,
+        })?;
         Ok(Self {
             core,
             path,

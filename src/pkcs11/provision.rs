@@ -29,8 +29,11 @@ pub struct KeyInfo {
     pub id: Vec<u8>,
     /// Whether it is an RSA key.
     pub is_rsa: Option<bool>,
-    /// The public half, if it can be read and is supported.
+    /// The public half, if it can be read and is supported: from the key, from the public key beside it, or from a
+    /// certificate on the token that has its modulus.
     pub public_key: Option<PublicKey>,
+    /// `CKA_MODULUS`, big-endian and without leading zeros. Some tokens tell it and not the exponent.
+    pub modulus: Option<Vec<u8>>,
     /// `CKA_SENSITIVE`: its value cannot be read.
     pub sensitive: Option<bool>,
     /// `CKA_EXTRACTABLE`: it can be wrapped and taken out.
@@ -54,6 +57,16 @@ impl KeyInfo {
     #[must_use]
     pub fn bits(&self) -> Option<usize> {
         self.public_key.as_ref().map(PublicKey::bits)
+    }
+
+    /// Whether that is its public half, as far as the token tells it: `None` when it tells nothing.
+    #[must_use]
+    pub fn is_half_of(&self, public_key: &PublicKey) -> Option<bool> {
+        match (&self.public_key, &self.modulus) {
+            (Some(own), _) => Some(own == public_key),
+            (None, Some(modulus)) => Some(modulus == public_key.modulus()),
+            (None, None) => None,
+        }
     }
 
     /// The id in lower-case hexadecimal.
@@ -182,7 +195,7 @@ pub fn list_keys(builder: &Builder) -> Result<Vec<KeyInfo>, Error> {
         let certificates = read_certificates(access, session)?;
         let counted = |FoundKey { mut info, .. }| {
             let belongs = |found: &&TokenCertificate| {
-                info.public_key.as_ref() == Some(found.certificate.public_key())
+                info.is_half_of(found.certificate.public_key()) == Some(true)
             };
             info.certificates = certificates.iter().filter(belongs).count();
             info
