@@ -223,13 +223,13 @@ impl MessageSealer {
         let bound = header.bind(payload)?;
         Ok(match &self.form {
             Form::Signed(sealer) => {
-                let wire = sealer.seal_any(&bound)?.into_bytes();
+                let wire = sealer.seal_any(&bound, at)?.into_bytes();
                 // Base64 is ASCII.
                 String::from_utf8(wire).unwrap_or_default()
             }
             Form::Encrypted(fernet) => fernet.encrypt_at(&bound, at)?,
             Form::SignedEncrypted(sealer, fernet) => {
-                fernet.encrypt_at(sealer.seal_any(&bound)?.as_bytes(), at)?
+                fernet.encrypt_at(sealer.seal_any(&bound, at)?.as_bytes(), at)?
             }
         })
     }

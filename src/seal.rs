@@ -1,6 +1,7 @@
 //! [`Sealer`]: serializes, signs and packs.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -109,12 +110,12 @@ impl Sealer {
         if is_bound(body) {
             return Err(SealError::Reserved);
         }
-        self.seal_any(body)
+        self.seal_any(body, SystemTime::now())
     }
 
-    /// Seals a body, or bound content.
-    pub(crate) fn seal_any(&self, body: &[u8]) -> Result<Sealed, SealError> {
-        let signature = self.signer.sign(body)?;
+    /// Seals a body, or bound content, as if it were `at`.
+    pub(crate) fn seal_any(&self, body: &[u8], at: SystemTime) -> Result<Sealed, SealError> {
+        let signature = self.signer.sign_at(body, at)?;
         let wire = self.format.pack(&Envelope {
             signer_id: signature.certificate().id(),
             signature: signature.as_bytes(),

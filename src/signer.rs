@@ -5,8 +5,9 @@ pub mod failover;
 pub mod software;
 
 use std::fmt;
+use std::time::SystemTime;
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, rfc3339};
 use crate::error::ErrorClass;
 use crate::pss::{Scheme, SchemeError};
 use crate::public_key::PublicKey;
@@ -31,6 +32,16 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`SignError`], whose [`class`](SignError::class) says whether trying again makes sense.
     fn sign(&self, message: &[u8]) -> Result<Signature, SignError>;
+
+    /// Signs `message` as if it were `at`. A signer that owns several keys takes one whose certificate is valid then. One that
+    /// owns a single key signs at any time: whether its certificate is valid is judged by whoever opens the message.
+    ///
+    /// # Errors
+    /// As for [`sign`](Self::sign).
+    fn sign_at(&self, message: &[u8], at: SystemTime) -> Result<Signature, SignError> {
+        let _ = at;
+        self.sign(message)
+    }
 }
 
 /// A private RSA key without a certificate yet: what a self-signed certificate or a request is made with.
@@ -93,6 +104,19 @@ pub enum SignError {
         /// Id of the certificate.
         certificate: String,
     },
+    /// Of several keys, none has a certificate that is valid.
+    #[error(
+        "no signer has a certificate that is valid at {}: {}; renew them, or set this machine's clock",
+        rfc3339(*at), certificates.join("; ")
+    )]
+    OutOfTime {
+        /// The time of the check.
+        at: SystemTime,
+        /// The certificates, and what is wrong with each.
+        certificates: Vec<String>,
+        /// Whether one of them becomes valid by itself.
+        will_be_valid: bool,
+    },
     /// `aws-lc-rs` did not make the signature.
     #[error("the software key could not make a signature with {scheme}")]
     Software {
@@ -121,6 +145,11 @@ impl SignError {
             Self::Scheme(_) | Self::KeyMismatch { .. } | Self::Software { .. } => {
                 ErrorClass::Permanent
             }
+            Self::OutOfTime {
+                will_be_valid: true,
+                ..
+            } => ErrorClass::Transient,
+            Self::OutOfTime { .. } => ErrorClass::Permanent,
             #[cfg(feature = "pkcs11")]
             Self::Token(error) => error.class(),
             Self::Other { class, .. } => *class,

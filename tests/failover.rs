@@ -6,14 +6,15 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use support::keys::{certificate, key, other_key};
+use support::keys::{certificate, hours, key, other_key};
+use taskseal::certificate::issue;
 use taskseal::pss::{Digest, Salt, Scheme};
-use taskseal::signer::failover::{FailoverError, Preference};
+use taskseal::signer::failover::{FailoverError, Preference, Validity};
 use taskseal::{
-    Certificate, ErrorClass, FailoverSigner, MemoryCertStore, Opener, Sealer, SignError, Signature,
-    Signer, SoftwareSigner,
+    Certificate, ErrorClass, FailoverSigner, MemoryCertStore, MessageOpener, MessageSealer, Opener,
+    Sealer, SignError, Signature, Signer, SoftwareKey, SoftwareSigner,
 };
 
 const SOON: Duration = Duration::from_millis(5);
@@ -35,6 +36,23 @@ impl Breakable {
             key(2048, scheme)
         };
         let certificate = certificate(&key, subject);
+        Self::certified(key, certificate)
+    }
+
+    /// With a certificate that is valid from `start` to `end`, in hours from `now`.
+    fn valid(other: bool, subject: &str, now: SystemTime, [start, end]: [u64; 2]) -> Arc<Self> {
+        let scheme = Scheme::default();
+        let key = if other {
+            other_key(scheme)
+        } else {
+            key(2048, scheme)
+        };
+        let (start, end) = (now + hours(start), now + hours(end));
+        let certificate = issue::self_sign(&key, subject, start, end).unwrap();
+        Self::certified(key, certificate)
+    }
+
+    fn certified(key: SoftwareKey, certificate: Certificate) -> Arc<Self> {
         let signer = SoftwareSigner::new(key, certificate).unwrap();
         Arc::new(Self {
             signer,
@@ -214,6 +232,105 @@ fn no_call_fails_under_load_while_one_lives_and_the_envelope_names_who_signed() 
             });
         }
     });
+}
+
+/// Nobody accepts what is signed under a certificate that is out of its time, so the next member signs.
+#[test]
+fn a_member_whose_certificate_is_out_of_its_time_is_passed_over() {
+    let now = SystemTime::now();
+    let pair = [
+        Breakable::valid(false, "CN=first", now, [0, 10]),
+        Breakable::valid(true, "CN=second", now, [5, 20]),
+    ];
+    for preference in [Preference::PreferFirst, Preference::RoundRobin] {
+        let signer = joined(&pair, preference, SOON);
+        let by = |at: SystemTime| {
+            let signature = signer.sign_at(b"m", at).unwrap();
+            signature.certificate().issuer().to_owned()
+        };
+        let both = |at| [by(at), by(at)];
+        // Only the first is valid; both are; only the second is, from the very second at which the first one ends.
+        assert_eq!(both(now + hours(1)), ["first", "first"]);
+        match preference {
+            Preference::PreferFirst => assert_eq!(both(now + hours(6)), ["first", "first"]),
+            _ => assert_ne!(by(now + hours(6)), by(now + hours(6))),
+        }
+        let end = pair[0].certificate().not_after();
+        let second = Duration::from_secs(1);
+        assert!(both(end - second).contains(&"first".to_owned()));
+        assert_eq!(both(end), ["second", "second"]);
+        let validity = |at| signer.health_at(at).into_iter().map(|one| one.validity);
+        assert!(validity(now + hours(1)).eq([Validity::Valid, Validity::NotYetValid]));
+        assert!(validity(end).eq([Validity::Expired, Validity::Valid]));
+        // It is no failure: the member is taken again as soon as the time says so.
+        assert!(
+            signer
+                .health()
+                .iter()
+                .all(|member| member.failing_since.is_none())
+        );
+    }
+    let calls = pair[0].calls();
+    let signer = joined(&pair, Preference::PreferFirst, SOON);
+    signer.sign_at(b"m", now + hours(15)).unwrap();
+    assert_eq!(pair[0].calls(), calls, "its token was asked for nothing");
+}
+
+#[test]
+fn when_no_certificate_is_valid_the_error_names_them_all() {
+    let now = SystemTime::now();
+    let pair = [
+        Breakable::valid(false, "CN=first", now, [0, 10]),
+        Breakable::valid(true, "CN=second", now, [20, 30]),
+    ];
+    let signer = joined(&pair, Preference::PreferFirst, SOON);
+    for (at, class, first, second) in [
+        (
+            15,
+            ErrorClass::Transient,
+            "expired at",
+            "is not valid before",
+        ),
+        (40, ErrorClass::Permanent, "expired at", "expired at"),
+    ] {
+        let error = signer.sign_at(b"m", now + hours(at)).unwrap_err();
+        assert_eq!(error.class(), class, "{error}");
+        let text = error.to_string();
+        for (member, what) in pair.iter().zip([first, second]) {
+            let id = member.certificate().id();
+            assert!(text.contains(&format!("{id:?} {what} 2")), "{text}");
+        }
+    }
+    assert_eq!((pair[0].calls(), pair[1].calls()), (0, 0));
+    // A member that is valid and fails says why it failed.
+    pair[0].break_as(2);
+    let error = signer.sign_at(b"m", now + hours(1)).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Timeout);
+}
+
+/// The time at which a message is sealed is the time at which its signer is chosen.
+#[test]
+fn a_message_is_sealed_by_a_member_that_is_valid_then() {
+    let now = SystemTime::now();
+    let pair = [
+        Breakable::valid(false, "CN=first", now, [0, 10]),
+        Breakable::valid(true, "CN=second", now, [10, 20]),
+    ];
+    let store = MemoryCertStore::new();
+    for member in &pair {
+        store.add(member.certificate().clone()).unwrap();
+    }
+    let opener = MessageOpener::signed(Opener::new(store));
+    let sealer = MessageSealer::signed(Arc::new(joined(&pair, Preference::PreferFirst, SOON)));
+    let (purpose, context) = ("result", "some task");
+    for (at, by) in [(1, "first"), (15, "second")] {
+        let at = now + hours(at);
+        let wire = sealer.seal_payload_at(purpose, context, b"m", at).unwrap();
+        let opened = opener
+            .open_payload_at(wire.as_bytes(), purpose, context, at)
+            .unwrap();
+        assert_eq!(opened.signer().unwrap().issuer(), by);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, rfc3339};
 use crate::error::ErrorClass;
 use crate::pss::Scheme;
 use crate::signer::{SignError, Signature, Signer};
@@ -16,7 +16,10 @@ const PROBE: &[u8] = b"taskseal: a probe of this key's health, no message";
 
 /// A [`Signer`] that owns several, with certificates of their own, and signs with one that works.
 ///
-/// A call fails only when every member failed. A member that failed is passed over by later calls, probed in the
+/// A member whose certificate has expired or is not valid yet is passed over: nobody would accept what it signs. The log says
+/// so once, and once more when that changes.
+///
+/// A call fails only when every other member failed. A member that failed is passed over by later calls, probed in the
 /// background with a signature that is thrown away, and taken back when that works. The envelope names the member that
 /// signed, so an opener needs the certificates of all of them in its store.
 ///
@@ -50,6 +53,31 @@ pub struct MemberHealth {
     pub failing_since: Option<SystemTime>,
     /// The class of its last failure, while it is passed over.
     pub class: Option<ErrorClass>,
+    /// Whether its certificate is valid. It is passed over while it is not.
+    pub validity: Validity,
+}
+
+/// Whether a certificate is valid at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Validity {
+    /// It is.
+    Valid,
+    /// It is not yet.
+    NotYetValid,
+    /// It was.
+    Expired,
+}
+
+impl Validity {
+    fn of(certificate: &Certificate, at: SystemTime) -> Self {
+        if certificate.has_expired(at) {
+            Self::Expired
+        } else if certificate.is_not_yet_valid(at) {
+            Self::NotYetValid
+        } else {
+            Self::Valid
+        }
+    }
 }
 
 impl FailoverSigner {
@@ -108,7 +136,14 @@ impl FailoverSigner {
     /// How the members are, in their order.
     #[must_use]
     pub fn health(&self) -> Vec<MemberHealth> {
-        self.inner.members.iter().map(Member::health).collect()
+        self.health_at(SystemTime::now())
+    }
+
+    /// Like [`health`](Self::health), as if it were `at`.
+    #[must_use]
+    pub fn health_at(&self, at: SystemTime) -> Vec<MemberHealth> {
+        let members = self.inner.members.iter();
+        members.map(|member| member.health(at)).collect()
     }
 }
 
@@ -126,10 +161,20 @@ impl Signer for FailoverSigner {
     ///
     /// # Errors
     /// When every member failed: the last of their errors that says to try again, else the last of all.
+    /// [`SignError::OutOfTime`] when none has a certificate that is valid.
     fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
+        self.sign_at(message, SystemTime::now())
+    }
+
+    /// Like [`sign`](Self::sign), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`sign`](Self::sign).
+    fn sign_at(&self, message: &[u8], at: SystemTime) -> Result<Signature, SignError> {
         let mut failure: Option<SignError> = None;
-        for member in self.inner.order() {
-            match member.signer.sign(message) {
+        let members = self.inner.order();
+        for member in members.iter().filter(|member| member.is_valid(at)) {
+            match member.signer.sign_at(message, at) {
                 Ok(signature) => {
                     member.works();
                     return Ok(signature);
@@ -144,11 +189,7 @@ impl Signer for FailoverSigner {
                 }
             }
         }
-        // There is at least one member, so there is an error.
-        Err(failure.unwrap_or_else(|| SignError::Other {
-            class: ErrorClass::Transient,
-            source: "no signer could be tried".into(),
-        }))
+        Err(failure.unwrap_or_else(|| self.inner.out_of_time(at)))
     }
 }
 
@@ -181,6 +222,26 @@ impl Inner {
             .partition(|member| member.is_failing());
         order.extend(failing);
         order
+    }
+
+    /// No member was tried.
+    fn out_of_time(&self, at: SystemTime) -> SignError {
+        let describe = |member: &Member| {
+            let certificate = member.signer.certificate();
+            let what = match Validity::of(certificate, at) {
+                Validity::NotYetValid => {
+                    format!("is not valid before {}", rfc3339(certificate.not_before()))
+                }
+                _ => format!("expired at {}", rfc3339(certificate.not_after())),
+            };
+            format!("{:?} {what}", certificate.id())
+        };
+        let will_be_valid = |member: &Member| member.signer.certificate().is_not_yet_valid(at);
+        SignError::OutOfTime {
+            at,
+            certificates: self.members.iter().map(describe).collect(),
+            will_be_valid: self.members.iter().any(will_be_valid),
+        }
     }
 
     /// Starts the probing thread of this process, unless it is at work.
@@ -253,6 +314,8 @@ struct Member {
     failing_since: AtomicU64,
     /// Index into [`CLASSES`] of its last failure.
     class: AtomicU8,
+    /// The [`Validity`] of its certificate that the log was told last.
+    validity: AtomicU8,
 }
 
 /// The classes that a failure may have.
@@ -272,7 +335,34 @@ impl Member {
             signer,
             failing_since: AtomicU64::new(0),
             class: AtomicU8::new(0),
+            validity: AtomicU8::new(Validity::Valid as u8),
         }
+    }
+
+    /// Whether its certificate is valid. Says it when that has changed.
+    fn is_valid(&self, at: SystemTime) -> bool {
+        let certificate = self.signer.certificate();
+        let validity = Validity::of(certificate, at);
+        // Read first: it hardly ever changes, and every signature comes here.
+        let has_changed = self.validity.load(Ordering::Relaxed) != validity as u8
+            && self.validity.swap(validity as u8, Ordering::Relaxed) != validity as u8;
+        if has_changed {
+            let signer = certificate.id();
+            match validity {
+                Validity::Valid => tracing::info!(signer, "a signer's certificate is valid now"),
+                Validity::NotYetValid => tracing::warn!(
+                    signer,
+                    not_before = rfc3339(certificate.not_before()),
+                    "a signer's certificate is not valid yet; it is passed over"
+                ),
+                Validity::Expired => tracing::warn!(
+                    signer,
+                    not_after = rfc3339(certificate.not_after()),
+                    "a signer's certificate has expired; it is passed over"
+                ),
+            }
+        }
+        validity == Validity::Valid
     }
 
     fn is_failing(&self) -> bool {
@@ -319,7 +409,7 @@ impl Member {
         done.is_ok()
     }
 
-    fn health(&self) -> MemberHealth {
+    fn health(&self, at: SystemTime) -> MemberHealth {
         let since = self.failing_since.load(Ordering::Acquire);
         let failing_since = (since != 0)
             .then(|| UNIX_EPOCH.checked_add(Duration::from_millis(since)))
@@ -331,6 +421,7 @@ impl Member {
             signer_id: self.signer.certificate().id().to_owned(),
             failing_since,
             class: class.filter(|_| failing_since.is_some()),
+            validity: Validity::of(self.signer.certificate(), at),
         }
     }
 }
