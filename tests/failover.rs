@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use support::keys::{certificate, hours, key, other_key};
+use support::log::Warnings;
 use taskseal::certificate::issue;
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::signer::failover::{FailoverError, Preference, Validity};
@@ -272,8 +273,21 @@ fn a_member_whose_certificate_is_out_of_its_time_is_passed_over() {
     }
     let calls = pair[0].calls();
     let signer = joined(&pair, Preference::PreferFirst, SOON);
-    signer.sign_at(b"m", now + hours(15)).unwrap();
-    assert_eq!(pair[0].calls(), calls, "its token was asked for nothing");
+    let warnings = Warnings::default();
+    warnings.of(|| {
+        for at in [15, 16, 17, 5, 5] {
+            signer.sign_at(b"m", now + hours(at)).unwrap();
+        }
+    });
+    assert_eq!(
+        pair[0].calls(),
+        calls + 2,
+        "its token was asked for nothing"
+    );
+    // It is said when it changes, and not for each signature.
+    let warnings = warnings.lines();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("has expired; it is passed over"));
 }
 
 #[test]
