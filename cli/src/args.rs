@@ -242,7 +242,7 @@ Examples:
   taskseal cert self-sign --key worker.key --subject 'CN=worker-7,O=Example' --days 30 > worker.pem
 
 A subject is written as in RFC 4514, the last part of the name first, so the signer id of the certificates above begins \
-with \"Example worker-7\".")]
+with \"Example worker-7\". Parts are separated by ',' alone. \"\\\" stands before \" #+,;<=>\\ where they are part of a value.")]
 pub(crate) struct SelfSignArgs {
     #[command(flatten)]
     pub(crate) subject: SubjectOptions,
