@@ -10,7 +10,6 @@ import kombu
 import pytest
 from amqp import spec
 from amqp.exceptions import FrameSyntaxError
-from support.log import refusals_in
 from support.raw_amqp import HARD_PROPERTIES, SEALED, Publisher, hard_properties, properties
 from support.servers import wait_for
 from support.transports import BODY, connect, consume, place_of, plain_amqp, publish, sealing_of, tasks
@@ -147,7 +146,7 @@ def test_a_worker_lives_through_all_of_it(tmp_path, rabbitmq, alice, pool):
             sent += 2
         client(where, "send.py", "run", "good")
         wait_for(lambda: "good" in where.witness, 30)
-        wait_for(lambda: refusals_in(running.log) >= sent, 30)
+        wait_for(lambda: running.log.count("refused:") >= sent, 30)
         assert running.process.poll() is None and "Connection to broker lost" not in running.log
         assert client(where, "send.py", "pids", "1").strip()
     assert "Traceback" not in running.log
