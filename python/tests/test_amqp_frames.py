@@ -152,6 +152,23 @@ def test_a_worker_lives_through_all_of_it(tmp_path, rabbitmq, alice, pool):
     assert "Traceback" not in running.log
 
 
+def test_a_worker_lives_when_somebody_deletes_what_it_uses(tmp_path, rabbitmq, alice):
+    """Queues and exchanges: it makes its connection again, and they are there again."""
+    where = worker_place(tmp_path, alice, f"sealed-amqp://{rabbitmq}//", "rpc://")
+    with worker(where, "-P", "solo", "-E") as running, plain_amqp(rabbitmq) as plain:
+        time.sleep(1)  # Celery does not look at what comes in the first moment.
+        channel = plain.channel()
+        for kind, name in (("queue", "celery"), ("exchange", "celeryev"), ("exchange", "celery")):
+            before = running.log.count("Connected to")
+            getattr(channel, f"{kind}_delete")(name)
+            if name != "celery" or kind == "queue":
+                wait_for(lambda: running.log.count("Connected to") > before or running.process.poll() is not None, 60)
+            client(where, "send.py", "run", f"{kind} {name}")
+            wait_for(lambda: f"{kind} {name}" in where.witness or running.process.poll() is not None, 60)
+            assert running.process.poll() is None, running.log[-3000:]
+        assert client(where, "send.py", "pids", "1").strip()
+
+
 # --- Frames that only a broker can send ---
 
 DELIVERY = pack(">HH", *spec.Basic.Deliver) + b"\x01t" + pack(">QB", 7, 1)

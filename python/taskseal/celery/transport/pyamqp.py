@@ -248,8 +248,12 @@ class SSLConnection(Connection):
     always_tls = True
 
 
-class CheckedMixin:
+class TransportMixin:
     """A transport whose options of TLS are looked at when it is made."""
+
+    #: What a worker makes its connection again for. A channel that the broker closed is among it, as when somebody deletes what
+    #: the channel uses: on a new connection everything is declared again. Celery alone would end.
+    connection_errors = (*pyamqp.Transport.connection_errors, amqp.ChannelError)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -260,13 +264,13 @@ class CheckedMixin:
             tls.for_amqp(self.client.ssl, "")
 
 
-class Transport(CheckedMixin, pyamqp.Transport):
+class Transport(TransportMixin, pyamqp.Transport):
     """AMQP with sealed messages."""
 
     Connection = Connection
 
 
-class SSLTransport(CheckedMixin, pyamqp.SSLTransport):
+class SSLTransport(TransportMixin, pyamqp.SSLTransport):
     """AMQP over TLS with sealed messages."""
 
     Connection = SSLConnection
