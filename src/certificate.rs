@@ -4,6 +4,7 @@ mod asn1;
 pub(crate) mod extensions;
 mod fields;
 pub mod issue;
+mod link;
 mod name;
 mod pem;
 mod validity;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use num_bigint::BigInt;
 
 use self::fields::Fields;
+pub(crate) use self::link::{Link, NameHash};
 pub use self::name::rfc4514::NameError;
 pub(crate) use self::pem::entries;
 pub use self::validity::rfc3339;

@@ -3,6 +3,7 @@
 mod error;
 mod policy;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,11 +12,12 @@ use serde::Deserialize;
 pub use self::error::OpenError;
 pub use self::policy::{NotIgnorable, Policy};
 use crate::certificate::Certificate;
-use crate::envelope::{Format, SEALED_CONTENT_TYPE, Unpacked, celery};
+use crate::envelope::{EnvelopeError, Format, SEALED_CONTENT_TYPE, Unpacked, celery};
+use crate::error::ErrorClass;
 use crate::message::bound::is_bound;
 use crate::pss::Scheme;
 use crate::refusals::Refusals;
-use crate::store::CertStore;
+use crate::store::{CertStore, Lookup};
 
 /// Opens sealed messages: nothing comes out that was not verified.
 ///
@@ -141,6 +143,11 @@ impl Opener {
 
     /// Logs a refusal and hands it on.
     fn refused(&self, error: OpenError) -> OpenError {
+        // What is wrong with the store is in the log already, and the message is not refused.
+        if error.class() == ErrorClass::Transient {
+            tracing::debug!(%error, "message not opened");
+            return error;
+        }
         let signer = error.signer();
         self.refusals
             .refused(error.reason(), signer.as_deref(), &error);
@@ -160,18 +167,23 @@ impl Opener {
                 max: policy.max_message_len,
             });
         }
-        let signature_len = |id: &str| {
-            self.store
-                .get(id)
-                .map(|found| found.public_key().signature_len())
+        // Of formats that need the signer's key to be taken apart: why that signer was not found.
+        let not_found = RefCell::new(None);
+        let signature_len = |id: &str| match self.signer(id) {
+            Ok(found) => Some(found.public_key().signature_len()),
+            Err(error) => {
+                not_found.replace(Some(error));
+                None
+            }
         };
-        let unpacked = celery::unpack(&policy.formats, wire, &signature_len)?;
-        let certificate =
-            self.store
-                .get(unpacked.signer_id())
-                .ok_or_else(|| OpenError::UnknownSigner {
-                    signer_id: unpacked.signer_id().into(),
-                })?;
+        let unpacked = celery::unpack(&policy.formats, wire, &signature_len).map_err(|error| {
+            let not_found = not_found.take();
+            match (error, not_found) {
+                (EnvelopeError::SignatureLength { .. }, Some(not_found)) => not_found,
+                (error, _) => error.into(),
+            }
+        })?;
+        let certificate = self.signer(unpacked.signer_id())?;
         policy.check_certificate(&certificate, at)?;
         policy.check_content(unpacked.envelope())?;
         if is_bound(unpacked.body()) != (scope == Scope::Bound) {
@@ -193,6 +205,21 @@ impl Opener {
             certificate,
             scheme: Scheme::new(policy.digest, salt),
         })
+    }
+}
+
+impl Opener {
+    fn signer(&self, id: &str) -> Result<Certificate, OpenError> {
+        match self.store.lookup(id) {
+            Lookup::Found(certificate) => Ok(certificate),
+            Lookup::Unknown => Err(OpenError::UnknownSigner {
+                signer_id: id.into(),
+            }),
+            Lookup::Unsettled(reason) => Err(OpenError::Store {
+                signer_id: id.into(),
+                reason: (*reason).into(),
+            }),
+        }
     }
 }
 

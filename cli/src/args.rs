@@ -306,7 +306,7 @@ pub(crate) struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// List each certificate and what is wrong with it
+    /// List each certificate, what it counts as, and what is wrong with it
     Check(StoreCheckArgs),
 }
 
@@ -317,7 +317,9 @@ Examples:
   taskseal store check --json '/etc/taskseal/trusted/*.pem'
   taskseal store check --warn-days 60 worker.pem
 
-Exit code 1 when any certificate has expired or cannot be used: messages of its signer would be refused, or the whole \
+Of a file with a leaf and its chain the leaf alone counts as a signer's.
+
+Exit code 1 when any signer's certificate has expired or cannot be used: messages of its signer would be refused, or the whole \
 store would be.")]
 pub(crate) struct StoreCheckArgs {
     /// Warn when a certificate ends within so many days

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use taskseal::store::Role;
 use taskseal::store::fs::{Surveyed, survey};
 use taskseal::{Certificate, OpenError, Policy, StoreError};
 
@@ -34,10 +35,18 @@ struct Finding {
     file: PathBuf,
     status: Status,
     problems: Vec<String>,
+    /// What is worth knowing and not wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+    /// `signer` or `chain`; nothing for what is no certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counts_as: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     days_left: Option<i64>,
     #[serde(flatten)]
     certificate: Option<CertificateFacts>,
+    #[serde(skip)]
+    role: Option<Role>,
     #[serde(skip)]
     parsed: Option<Certificate>,
 }
@@ -47,6 +56,7 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
     struct Report<'a> {
         store: &'a PathBuf,
         ok: usize,
+        signers: usize,
         warnings: usize,
         failed: usize,
         certificates: &'a [Finding],
@@ -68,16 +78,25 @@ fn check(args: &StoreCheckArgs, global: Global) -> Result<(), Failure> {
     find_duplicates(&mut findings);
     let count = |status| findings.iter().filter(|one| one.status == status).count();
     let failed = count(Status::Failed);
+    let is_signer = |one: &&Finding| one.role.is_some_and(Role::is_signer);
+    let signers = findings.iter().filter(is_signer).count();
     if global.json {
         output::json(&Report {
             store: &args.path,
             ok: count(Status::Ok),
+            signers,
             warnings: count(Status::Warning),
             failed,
             certificates: &findings,
         })?;
     } else {
         table(&findings).print(&mut anstream::stdout().lock())?;
+    }
+    if failed == 0 && signers == 0 {
+        let text =
+            "no certificate in it is a signer's: authorities that issued others are not signers";
+        return Err(Failure::permanent("store", text)
+            .hint("put the certificates of those who sign messages there"));
     }
     if failed == 0 {
         return Ok(());
@@ -96,19 +115,38 @@ impl Finding {
             file: surveyed.path,
             status: Status::Ok,
             problems: Vec::new(),
+            notes: Vec::new(),
+            counts_as: surveyed.role.map(Role::as_str),
             days_left: None,
             certificate: None,
+            role: surveyed.role,
             parsed: None,
         };
-        match surveyed.result {
-            Ok(certificate) => finding.judge(certificate, warn_days, policy, now),
+        if surveyed.authority && surveyed.role.is_some_and(Role::is_signer) {
+            // As many that sign themselves: `openssl req -x509` makes them so.
+            finding.notes.push("an authority's (CA:TRUE)".to_owned());
+        }
+        match (surveyed.role, surveyed.result) {
+            (Some(role), result) if !role.is_signer() => finding.describe(role, result.ok(), now),
+            (_, Ok(certificate)) => finding.judge(certificate, warn_days, policy, now),
             // The file has a column of its own.
-            Err(StoreError::Certificate { source, .. }) => {
-                finding.problem(Status::Failed, source.to_string());
+            (_, Err(StoreError::Certificate { line, source, .. })) => {
+                let at = line.map(|line| format!("line {line}: "));
+                let text = format!("{}{source}", at.unwrap_or_default());
+                finding.problem(Status::Failed, text);
             }
-            Err(error) => finding.problem(Status::Failed, error.to_string()),
+            (_, Err(error)) => finding.problem(Status::Failed, error.to_string()),
         }
         finding
+    }
+
+    /// A certificate that is there for a chain alone: nobody asks whether it could be used.
+    fn describe(&mut self, role: Role, certificate: Option<Certificate>, now: SystemTime) {
+        self.notes.push(role.to_string());
+        if let Some(certificate) = &certificate {
+            self.days_left = Some(output::days_between(now, certificate.not_after()));
+            self.certificate = Some(CertificateFacts::new(certificate));
+        }
     }
 
     /// As an opener with that policy would.
@@ -141,13 +179,20 @@ impl Finding {
     }
 }
 
-/// Two certificates under one id: a store with both refuses to load.
+/// Two certificates under one id: a store with both refuses to load. The same one twice is one.
 fn find_duplicates(findings: &mut [Finding]) {
     let mut first: HashMap<String, usize> = HashMap::new();
-    let mut pairs = Vec::new();
+    let (mut pairs, mut copies) = (Vec::new(), Vec::new());
     for (at, finding) in findings.iter().enumerate() {
         if let Some(certificate) = &finding.parsed {
             match first.get(certificate.id()) {
+                Some(&other)
+                    if findings
+                        .get(other)
+                        .is_some_and(|one| one.parsed.as_ref() == Some(certificate)) =>
+                {
+                    copies.push((at, other))
+                }
                 Some(&other) => pairs.extend([(at, other), (other, at)]),
                 None => {
                     first.insert(certificate.id().to_owned(), at);
@@ -155,13 +200,25 @@ fn find_duplicates(findings: &mut [Finding]) {
             }
         }
     }
+    let file = |findings: &[Finding], at: usize| {
+        let finding = findings.get(at);
+        finding
+            .map(|one| one.file.display().to_string())
+            .unwrap_or_default()
+    };
     for (at, other) in pairs {
-        let other = findings
-            .get(other)
-            .map(|other| other.file.display().to_string());
+        let text = format!(
+            "has the same id as another one in {}",
+            file(findings, other)
+        );
         if let Some(finding) = findings.get_mut(at) {
-            let text = format!("has the same id as one in {}", other.unwrap_or_default());
             finding.problem(Status::Failed, text);
+        }
+    }
+    for (at, other) in copies {
+        let text = format!("the same certificate as in {}", file(findings, other));
+        if let Some(finding) = findings.get_mut(at) {
+            finding.notes.push(text);
         }
     }
 }
@@ -169,14 +226,21 @@ fn find_duplicates(findings: &mut [Finding]) {
 fn table(findings: &[Finding]) -> Table {
     let mut table = Table::new(&[
         "STATUS",
+        "COUNTS AS",
         "ID",
         "SUBJECT",
         "KEY",
         "DAYS LEFT",
         "FILE",
-        "PROBLEM",
+        "REMARK",
     ]);
     for finding in findings {
+        let remarks: Vec<&str> = finding
+            .problems
+            .iter()
+            .chain(&finding.notes)
+            .map(String::as_str)
+            .collect();
         let plain = |text: String| (output::escaped(&text), style::PLAIN);
         let (status, color) = match finding.status {
             Status::Ok => ("ok", style::GOOD),
@@ -193,6 +257,7 @@ fn table(findings: &[Finding]) -> Table {
         };
         table.row([
             (status.to_owned(), color),
+            plain(finding.counts_as.unwrap_or("-").to_owned()),
             of(CertificateFacts::short_id),
             of(CertificateFacts::short_subject),
             of(CertificateFacts::key),
@@ -202,7 +267,7 @@ fn table(findings: &[Finding]) -> Table {
                     .map_or_else(|| "-".to_owned(), |days| days.to_string()),
             ),
             plain(file_name(&finding.file)),
-            (output::escaped(&finding.problems.join("; ")), color),
+            (output::escaped(&remarks.join("; ")), color),
         ]);
     }
     table

@@ -129,6 +129,48 @@ fn a_good_store_is_listed_and_ends_with_0() {
     );
 }
 
+/// The fixture is a leaf, the EC authority that issued it, and the root of that one.
+#[test]
+fn a_store_check_says_what_each_certificate_counts_as() {
+    let place = Place::with_worker();
+    std::fs::create_dir(place.path("store")).unwrap();
+    let chain = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/chain.pem");
+    std::fs::copy(chain, place.path("store/chain.pem")).unwrap();
+    place.write("store/worker.pem", place.read("worker.pem"));
+    let checked = place.run("store check --json store").success();
+    let report = json_on_stdout(&checked);
+    let of = |name: &str| -> Vec<String> {
+        let all = report["certificates"].as_array().unwrap().iter();
+        all.map(|one| one[name].as_str().unwrap_or("-").to_owned())
+            .collect()
+    };
+    assert_eq!(of("counts_as"), ["signer", "chain", "chain", "signer"]);
+    assert_eq!(of("status"), ["ok"; 4], "{report}");
+    assert_eq!(report["signers"], 2);
+    let table = stdout(&place.run("store check store").success());
+    assert!(table.contains("COUNTS AS"), "{table}");
+    assert!(
+        table.contains("chain: it issued another one of its file"),
+        "{table}"
+    );
+
+    // The chain alone, and a section of it that is damaged.
+    let text = String::from_utf8(place.read("store/chain.pem")).unwrap();
+    let (_, authorities) = text.split_at(text.find("-----END").unwrap() + 26);
+    place.write("authorities.pem", authorities);
+    place
+        .run("store check authorities.pem")
+        .code(1)
+        .stderr(contains("no certificate in it is a signer's"));
+    place.write("glued.pem", text.replace("-----\n-----", "----------"));
+    place.run("store check glued.pem").success();
+    place.write("cut.pem", text.replacen("-----END", "", 1));
+    place
+        .run("store check cut.pem")
+        .code(1)
+        .stdout(contains("line 1: the PEM text is damaged"));
+}
+
 #[test]
 fn every_problem_of_a_store_is_listed_not_only_the_first() {
     let place = Place::with_worker();
@@ -158,8 +200,8 @@ fn every_problem_of_a_store_is_listed_not_only_the_first() {
         "{report}"
     );
     for (at, status, problem) in [
-        (0, "failed", "has the same id as one in store/b.pem"),
-        (1, "failed", "has the same id as one in store/a.pem"),
+        (0, "ok", "[]"),
+        (1, "ok", "[]"),
         (2, "warning", "ends soon"),
         (3, "failed", "there is no certificate in it"),
         (4, "failed", "key usage"),
@@ -167,8 +209,13 @@ fn every_problem_of_a_store_is_listed_not_only_the_first() {
         assert_eq!(of(at).0, status, "{at}: {report}");
         assert!(of(at).1.contains(problem), "{at}: {report}");
     }
+    let notes = &report["certificates"][1]["notes"];
+    assert_eq!(
+        notes[1], "the same certificate as in store/a.pem",
+        "{report}"
+    );
     let error = json_on_stderr(&checked);
-    assert_eq!(error["error"], "4 of 5 cannot be used to open messages");
+    assert_eq!(error["error"], "2 of 5 cannot be used to open messages");
     let table = stdout(&place.run("store check store").code(1));
     assert_eq!(table.lines().count(), 6, "{table}");
     place.run("store check --warn-days 5 soon.pem").success();

@@ -1,7 +1,5 @@
 //! `taskseal.Opener`, `Policy` and `Opened`.
 
-use std::sync::Arc;
-
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use taskseal::envelope::dangerous_inspect_unverified;
@@ -143,7 +141,7 @@ impl Opener {
 impl Opener {
     /// The library's opener, on the certificates of this moment.
     fn opener(&self, py: Python<'_>) -> taskseal::Opener {
-        let set: Arc<_> = self.store.get().current(py);
+        let set = self.store.get().current(py);
         taskseal::Opener::new(set).with_policy(self.policy.clone())
     }
 }

@@ -152,6 +152,8 @@ def test_software_keys_fernet_and_stores_after_a_fork(strict, alice, tmp_path):
         for _ in range(20):
             wait(child(work))
         stop.set()
+        for thread in threads:  # the interpreter must not end below them
+            thread.join()
     """, alice)  # fmt: skip
 
 

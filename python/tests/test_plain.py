@@ -9,6 +9,7 @@ import time
 
 import pytest
 from conftest import DAY, PIN, command, identity
+from cryptography import x509
 from cryptography.fernet import Fernet as TheirFernet
 from cryptography.fernet import MultiFernet as TheirMultiFernet
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
@@ -30,6 +31,14 @@ VALUE = [["Ålice", 1.5, None], {"key": "välue"}, {}]
 
 def opener(*identities, **policy):
     return taskseal.Opener(taskseal.CertStore([one.native for one in identities]), taskseal.Policy(**policy))
+
+
+def not_told(open_it):
+    """The reason of an error that says nothing about the message."""
+    with pytest.raises(OpenError) as raised:
+        open_it()
+    assert raised.value.error_class == "transient" and raised.value.is_retryable
+    return raised.value.reason
 
 
 def refused(open_it):
@@ -146,8 +155,9 @@ def test_certificates(alice):
 def test_a_store_in_memory(alice, bob):
     store = taskseal.CertStore([alice.native])
     assert len(store) == 1 and "alice 7" in store and store.get("bob 7") is None
+    store.add(alice.native)  # the same one is one
     with pytest.raises(StoreError, match="two certificates"):
-        store.add(alice.native)
+        store.add(identity("alice", nth="another").native)
     store.add(bob.native)
     assert [one.id for one in store.certificates()] == ["alice 7", "bob 7"]
     assert store.remove("alice 7") and not store.remove("alice 7")
@@ -168,22 +178,82 @@ def test_a_directory_is_read_again_when_it_changes(alice, bob, tmp_path, caplog)
     (tmp_path / "bob.pem").write_text(bob.pem)
     assert ours.open(sealed["bob 7"]).json() == VALUE
     (tmp_path / "alice.pem").unlink()
-    # What is no certificate is left out, and keeps nobody else out.
+    assert refused(lambda: ours.open(sealed["alice 7"])) == "unknown-signer" and store.unsettled is None
+    # What is no certificate is left out, and keeps nobody else out. Whether others are unknown cannot be told.
     (tmp_path / "broken.pem").write_text("no certificate")
-    (tmp_path / "twice.pem").write_text(bob.pem)
-    assert refused(lambda: ours.open(sealed["alice 7"])) == "unknown-signer"
-    assert "broken.pem" in caplog.text and "bob 7" in caplog.text
-    assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
-    (tmp_path / "twice.pem").unlink()
+    (tmp_path / "copy.pem").write_text(bob.pem)
+    assert not_told(lambda: ours.open(sealed["alice 7"])) == "store"
+    assert "broken.pem" in caplog.text and "broken.pem" in store.unsettled
+    assert ours.open(sealed["bob 7"]).json() == VALUE
+    (tmp_path / "copy.pem").write_text(identity("bob", nth="another").pem)
+    assert not_told(lambda: ours.open(sealed["bob 7"])) == "store"
+    assert "bob 7" in caplog.text
+    (tmp_path / "copy.pem").unlink()
     assert ours.open(sealed["bob 7"]).json() == VALUE
     with pytest.raises(StoreError, match="broken.pem"):
         store.reload()
     assert [one.id for one in kept.certificates()] == ["alice 7"]
     for file in tmp_path.iterdir():
         file.unlink()
-    assert refused(lambda: ours.open(sealed["bob 7"])) == "unknown-signer"
+    assert not_told(lambda: ours.open(sealed["bob 7"])) == "store"
     tmp_path.rmdir()
-    assert len(store) == 0
+    assert len(store) == 0 and "does not exist" in store.unsettled
+
+
+def test_a_file_that_cannot_be_read_keeps_what_it_gave_for_a_time(alice, bob, tmp_path):
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    (tmp_path / "bob.pem").write_text(bob.pem)
+    store = taskseal.CertStore.open(tmp_path, reload_interval=0, grace=3600)
+    strict = taskseal.CertStore.open(tmp_path, reload_interval=0, grace=0)
+    (tmp_path / "alice.pem").write_text(alice.pem[:500])
+    assert "alice 7" in store and "alice 7" not in strict
+    assert "alice.pem, line 1: " in store.unsettled and "alice.pem" in strict.unsettled
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    for one in (store, strict):
+        assert "alice 7" in one and one.unsettled is None
+
+
+def test_a_store_in_a_process_without_file_descriptors(alice, bob, tmp_path):
+    """All of it counts on, what comes meanwhile counts afterwards, and nobody is taken for unknown."""
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    (tmp_path / "bob.pem").write_text(bob.pem)
+    program = """
+        import os, resource, sys, taskseal
+        alice, bob = os.path.join(sys.argv[1], "alice.pem"), os.path.join(sys.argv[1], "bob.pem")
+        text = open(bob).read()
+        for path in (sys.argv[1], os.path.join(sys.argv[1], "*.pem")):
+            open(bob, "w").write(text)
+            store = taskseal.CertStore.open(path, reload_interval=0)
+            os.remove(bob)
+            open(alice, "a").write("\\n")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            held = []
+            try:
+                while True:
+                    held.append(os.dup(0))
+            except OSError:
+                pass
+            assert len(store) >= 1 and "alice 7" in store, store
+            assert "open files" in store.unsettled, store.unsettled
+            for one in held:
+                os.close(one)
+            assert [one.id for one in store.certificates()] == ["alice 7"], store
+            assert store.unsettled is None, store.unsettled
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(program), tmp_path], capture_output=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_file_is_a_leaf_and_its_chain(alice, tmp_path):
+    authority = x509.BasicConstraints(ca=True, path_length=None)
+    root = identity("root", extensions=[(authority, True)])
+    leaf = identity("leaf", by=root, serial=8)
+    (tmp_path / "leaf.pem").write_text(leaf.pem + root.pem)
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    store = taskseal.CertStore.open(tmp_path)
+    assert [one.subject for one in store.certificates()] == ["CN=alice", "CN=leaf"]
+    sealed = taskseal.Sealer(root.signer()).seal(VALUE)
+    assert refused(lambda: taskseal.Opener(store).open(sealed)) == "unknown-signer"
 
 
 def test_a_handler_of_logging_may_ask_the_store(alice, tmp_path):

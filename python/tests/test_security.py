@@ -236,10 +236,31 @@ def test_stores_of_files(alice, bob, tmp_path):
     for path in (tmp_path, tmp_path / "alice.pem", tmp_path / "*.pem"):
         assert [cert.get_id() for cert in FSCertStore(str(path)).itercerts()] == ["alice 7"]
     expired = identity("old", start=-2 * DAY, end=-DAY)
-    for bad in (expired.pem, "no certificate", alice.pem, identity("small", bits=1024).pem):
+    other = identity("alice", nth="another")
+    for bad in (expired.pem, "no certificate", other.pem, identity("small", bits=1024).pem):
         (tmp_path / "bad.pem").write_text(bad)
         with pytest.raises(SecurityError):
             FSCertStore(str(tmp_path))
+    # A copy is no second one.
+    (tmp_path / "bad.pem").write_text(alice.pem)
+    assert [cert.get_id() for cert in FSCertStore(str(tmp_path)).itercerts()] == ["alice 7"]
+
+
+def test_a_store_of_files_says_when_it_cannot_tell(alice, bob, tmp_path):
+    """The error at the root says that the message is not to be lost."""
+    (tmp_path / "alice.pem").write_text(alice.pem)
+    (tmp_path / "bob.pem").write_text(bob.pem)
+    store = FSCertStore(str(tmp_path), reload_interval=0, reload_grace=0)
+    serializer = SecureSerializer(None, None, store)
+    wire = ours(bob, bob, []).serialize("foo")
+    assert serializer.deserialize(wire) == "foo"
+    (tmp_path / "bob.pem").write_text("")
+    for ask in (lambda: serializer.deserialize(wire), lambda: store["bob 7"]):
+        with pytest.raises(SecurityError, match="bob.pem") as raised:
+            ask()
+        assert (raised.value.__cause__.error_class, raised.value.__cause__.reason) == ("transient", "store")
+    (tmp_path / "bob.pem").write_text(bob.pem)
+    assert serializer.deserialize(wire) == "foo"
 
 
 def test_certificates_are_equal_byte_for_byte(alice, bob):

@@ -121,13 +121,13 @@ impl Extensions {
 }
 
 /// `Extension` (RFC 5280, 4.1).
-struct Extension<'a> {
-    oid: &'a [u8],
+pub(super) struct Extension<'a> {
+    pub(super) oid: &'a [u8],
     critical: bool,
-    value: &'a [u8],
+    pub(super) value: &'a [u8],
 }
 
-fn read_all(list: Element<'_>) -> Result<Vec<Extension<'_>>, Malformed> {
+pub(super) fn read_all(list: Element<'_>) -> Result<Vec<Extension<'_>>, Malformed> {
     let mut list = list.tagged(tag::SEQUENCE)?.inside();
     let mut all = Vec::new();
     while !list.is_empty() {

@@ -44,7 +44,7 @@ fn damaged(part: &'static str) -> impl FnOnce(Malformed) -> CertificateError {
 }
 
 /// Everything up to the serial number, the outermost structure, and the signature's algorithm after the serial number.
-fn begin(der: &[u8]) -> Result<(Reader<'_>, Element<'_>), Malformed> {
+pub(super) fn begin(der: &[u8]) -> Result<(Reader<'_>, Element<'_>), Malformed> {
     let mut certificate = Element::only(der)?.tagged(tag::SEQUENCE)?.inside();
     let mut tbs = certificate.expect(tag::SEQUENCE)?.inside();
     certificate.expect(tag::SEQUENCE)?;
@@ -62,7 +62,7 @@ fn begin(der: &[u8]) -> Result<(Reader<'_>, Element<'_>), Malformed> {
 }
 
 /// The unique identifiers, which nobody uses, and the list of extensions.
-fn end(mut tbs: Reader<'_>) -> Result<Option<Element<'_>>, Malformed> {
+pub(super) fn end(mut tbs: Reader<'_>) -> Result<Option<Element<'_>>, Malformed> {
     for unique_id in [0x81, 0x82] {
         tbs.optional(unique_id)?;
     }

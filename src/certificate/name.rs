@@ -54,6 +54,12 @@ impl<'a> Name<'a> {
         })
     }
 
+    /// Its attributes: of each its relative distinguished name, counted from 0, its type and its value.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = (usize, &'a [u8], Element<'a>)> {
+        let attributes = self.attributes.iter();
+        attributes.map(|one| (one.rdn, one.oid, one.value))
+    }
+
     /// Where it is in the certificate.
     pub(super) const fn element(&self) -> Element<'a> {
         self.element

@@ -38,6 +38,15 @@ pub enum OpenError {
         /// The signer id that the message names.
         signer_id: Untrusted,
     },
+    /// No certificate of that id is in the store now, and a part of the store cannot be read. Nothing is known about the
+    /// message: it is not to be lost.
+    #[error("whether the signer {signer_id} is known cannot be told: {reason}")]
+    Store {
+        /// The signer id that the message names.
+        signer_id: Untrusted,
+        /// What is wrong with the store.
+        reason: String,
+    },
     /// The signer's certificate has expired.
     #[error(
         "the certificate of {signer_id:?} expired at {}; it is {}",
@@ -158,12 +167,13 @@ impl From<EnvelopeError> for OpenError {
 }
 
 impl OpenError {
-    /// [`ErrorClass::Rejected`] for a refused message; [`ErrorClass::Permanent`] when a verified body is no JSON of the
+    /// [`ErrorClass::Rejected`] for a refused message, [`ErrorClass::Transient`] for [`OpenError::Store`]; [`ErrorClass::Permanent`] when a verified body is no JSON of the
     /// wanted shape.
     #[must_use]
     pub const fn class(&self) -> ErrorClass {
         match self {
             Self::NotJson { .. } | Self::Json { .. } => ErrorClass::Permanent,
+            Self::Store { .. } => ErrorClass::Transient,
             _ => ErrorClass::Rejected,
         }
     }
@@ -172,7 +182,9 @@ impl OpenError {
     #[must_use]
     pub fn signer(&self) -> Option<String> {
         match self {
-            Self::UnknownSigner { signer_id } => Some(signer_id.to_string()),
+            Self::UnknownSigner { signer_id } | Self::Store { signer_id, .. } => {
+                Some(signer_id.to_string())
+            }
             Self::Expired { signer_id, .. }
             | Self::NotYetValid { signer_id, .. }
             | Self::KeyUsage { signer_id }
@@ -190,6 +202,7 @@ impl OpenError {
             Self::TooLarge { .. } => "too-large",
             Self::Malformed(_) => "malformed",
             Self::UnknownSigner { .. } => "unknown-signer",
+            Self::Store { .. } => "store",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not-yet-valid",
             Self::KeyUsage { .. } => "key-usage",

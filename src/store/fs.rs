@@ -1,16 +1,18 @@
 //! [`FsCertStore`]: certificates from a directory, a file or a glob pattern.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use super::{CertSet, CertStore, StoreError};
-use crate::certificate::{Certificate, CertificateError, entries, looks_like_der, rfc3339};
+use super::assembly::{self, Assembly, Expiry};
+use super::role::Issued;
+use super::shelf::Shelf;
+use super::{CertStore, Lookup, Role, Snapshot, StoreError, files, reading};
+use crate::certificate::Certificate;
 
-/// The largest file that is read, in bytes: room for a bundle of some 100,000 certificates.
-const MAX_FILE: u64 = 256 * 1024 * 1024;
+/// How many things that are wrong with a store one look puts into the log.
+const MAX_LINES: usize = 20;
 
 /// A [`CertStore`] read from the file system, as Celery's `security_cert_store`.
 ///
@@ -18,38 +20,70 @@ const MAX_FILE: u64 = 256 * 1024 * 1024;
 /// * A **file**: PEM with one or more certificates, or one certificate in DER.
 /// * A **pattern** such as `/etc/taskseal/trusted/*.pem`.
 ///
-/// [`reload`](Self::reload) reads it again. Lookups never wait for that.
+/// Of a file with a leaf and its chain the leaf alone is a signer: see [`Role`].
+///
+/// At the start everything has to be good. After it, [`reload`](Self::reload) and, with an
+/// [interval](Options::reload_interval), every lookup read again what has changed, by the same rules; then what is bad is
+/// left out and said in the log. A file that is gone, or that was replaced by another good one, gives what it gives now. One
+/// that cannot be read, or not all of it, keeps what it gave for the [grace](Options::grace), and is looked at again each
+/// time. While anything is left out, a signer that is not found is [unsettled](Lookup::Unsettled).
 #[derive(Debug)]
 pub struct FsCertStore {
     path: PathBuf,
     options: Options,
-    set: RwLock<Arc<CertSet>>,
-    /// One reload at a time, so that an older reading never replaces a newer one.
-    reloading: Mutex<()>,
+    /// One look at a time, so that an older reading never replaces a newer one.
+    shelf: Mutex<Watched>,
+    current: RwLock<Snapshot>,
 }
 
-/// What an [`FsCertStore`] does with an expired certificate at load.
+#[derive(Debug)]
+struct Watched {
+    shelf: Shelf,
+    looked: Instant,
+    /// What was wrong at the last look, as text.
+    said: BTreeSet<String>,
+}
+
+/// What an [`FsCertStore`] does with an expired certificate at the start. Later on they are left to the opener, which
+/// refuses what was signed under them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ExpiredCertificates {
     /// Refuse to load, as Celery does.
     #[default]
     Refuse,
-    /// Leave it out, with a warning in the log.
+    /// Leave it out, with a warning in the log, then and later.
     Skip,
     /// Take it; messages signed under it are refused when they are opened.
     Keep,
 }
 
 /// How an [`FsCertStore`] is read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     expired: ExpiredCertificates,
     allow_empty: bool,
+    reload_interval: Option<Duration>,
+    grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            expired: ExpiredCertificates::default(),
+            allow_empty: false,
+            reload_interval: None,
+            grace: Self::GRACE,
+        }
+    }
 }
 
 impl Options {
-    /// The defaults: expired certificates are refused, an empty store too.
+    /// How long a file that cannot be read keeps what it gave, unless [`grace`](Self::grace) says otherwise: five minutes.
+    pub const GRACE: Duration = Duration::from_secs(300);
+
+    /// The defaults: expired certificates are refused, an empty store too; it is read again by [`FsCertStore::reload`]
+    /// alone.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -62,10 +96,24 @@ impl Options {
         self
     }
 
-    /// Takes a directory or pattern without any file. Such a store refuses every message until it is reloaded.
+    /// Takes a directory or pattern without any file. Until there is one, every signer is [unsettled](Lookup::Unsettled).
     #[must_use]
     pub const fn allow_empty(mut self) -> Self {
         self.allow_empty = true;
+        self
+    }
+
+    /// Looks for changes when a certificate is looked up, at most that often.
+    #[must_use]
+    pub const fn reload_interval(mut self, interval: Duration) -> Self {
+        self.reload_interval = Some(interval);
+        self
+    }
+
+    /// How long a file that cannot be read keeps what it gave.
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 
@@ -87,72 +135,44 @@ impl Options {
         at: SystemTime,
     ) -> Result<FsCertStore, StoreError> {
         let path = path.as_ref();
-        let set = self.read(path, at)?;
-        tracing::info!(store = %path.display(), certificates = set.len(), "certificate store read");
+        let now = Instant::now();
+        let mut shelf = Shelf::new(path, self.grace);
+        shelf.look(now, true);
+        let expiry = Expiry {
+            expired: self.expired,
+            at,
+        };
+        let (snapshot, problems, chain) = assemble(path, &shelf, expiry);
+        let empty =
+            |error: &StoreError| self.allow_empty && matches!(error, StoreError::Empty { .. });
+        if let Some(error) = problems.into_iter().find(|error| !empty(error)) {
+            return Err(error);
+        }
+        tracing::info!(store = %path.display(), signers = snapshot.len(), chain, "certificate store read");
         Ok(FsCertStore {
             path: path.to_owned(),
             options: self,
-            set: RwLock::new(Arc::new(set)),
-            reloading: Mutex::new(()),
-        })
-    }
-
-    fn read(self, path: &Path, at: SystemTime) -> Result<CertSet, StoreError> {
-        let files = files_of(path)?;
-        if files.is_empty() && !self.allow_empty {
-            return Err(StoreError::Empty {
-                path: path.to_owned(),
-            });
-        }
-        let mut set = CertSet::default();
-        for file in files {
-            let origin: Arc<Path> = file.into();
-            let each: Result<Vec<_>, _> = read_each(&origin)?.into_iter().collect();
-            for certificate in each? {
-                if self.takes(&certificate, &origin, at)? {
-                    set.insert(certificate, Some(Arc::clone(&origin)))?;
-                }
-            }
-        }
-        Ok(set)
-    }
-
-    fn takes(
-        self,
-        certificate: &Certificate,
-        path: &Path,
-        at: SystemTime,
-    ) -> Result<bool, StoreError> {
-        if !certificate.has_expired(at) {
-            return Ok(true);
-        }
-        match self.expired {
-            ExpiredCertificates::Keep => Ok(true),
-            ExpiredCertificates::Skip => {
-                tracing::warn!(
-                    file = %path.display(),
-                    certificate = certificate.id(),
-                    not_after = rfc3339(certificate.not_after()),
-                    "expired certificate skipped"
-                );
-                Ok(false)
-            }
-            ExpiredCertificates::Refuse => Err(StoreError::Expired {
-                path: path.to_owned(),
-                id: certificate.id().to_owned(),
-                not_after: certificate.not_after(),
+            shelf: Mutex::new(Watched {
+                shelf,
+                looked: now,
+                said: BTreeSet::new(),
             }),
-        }
+            current: RwLock::new(snapshot),
+        })
     }
 }
 
 /// What a reload changed. A certificate that was replaced under the same id is in both lists.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
+#[must_use]
 pub struct Reload {
     /// Certificates that are new, ordered by id.
     pub added: Vec<Certificate>,
     /// Certificates that are gone, ordered by id.
     pub removed: Vec<Certificate>,
+    /// What is wrong with the store. What a file gave before that cannot be read now is neither added nor removed while the
+    /// grace lasts.
+    pub left_out: Vec<StoreError>,
 }
 
 impl FsCertStore {
@@ -171,65 +191,141 @@ impl FsCertStore {
     }
 
     /// Reads everything again and swaps the set at once; whoever opens a message meanwhile uses the old set or the new
-    /// one, never a part of either. When anything is wrong, the old set stays.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
-    pub fn reload(&self) -> Result<Reload, StoreError> {
-        self.reload_at(SystemTime::now())
+    /// one, never a part of either.
+    pub fn reload(&self) -> Reload {
+        self.reload_at(Instant::now())
     }
 
-    /// Like [`reload`](Self::reload), as if it were `at`.
-    ///
-    /// # Errors
-    /// As for [`open`](Self::open).
-    pub fn reload_at(&self, at: SystemTime) -> Result<Reload, StoreError> {
-        let _one_at_a_time = self
-            .reloading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let new = self
-            .options
-            .read(&self.path, at)
-            .map(Arc::new)
-            .inspect_err(|error| {
-                tracing::warn!(
-                    store = %self.path.display(),
-                    %error,
-                    "certificate store not reloaded; the old set stays"
-                );
-            })?;
-        let old = std::mem::replace(
-            &mut *self.set.write().unwrap_or_else(PoisonError::into_inner),
-            Arc::clone(&new),
-        );
+    /// Like [`reload`](Self::reload), as if it were `now` by the clock that intervals and the grace are measured with.
+    pub fn reload_at(&self, now: Instant) -> Reload {
+        let mut watched = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.looked = now;
+        watched.shelf.look(now, true);
+        self.swap(&mut watched, true)
+    }
+
+    /// Looks for changes, if that is due.
+    pub fn refresh(&self) {
+        self.refresh_at(Instant::now());
+    }
+
+    /// Like [`refresh`](Self::refresh), as if it were `now`.
+    pub fn refresh_at(&self, now: Instant) {
+        let Some(interval) = self.options.reload_interval else {
+            return;
+        };
+        // Somebody else is looking: what was there before is good enough.
+        let Ok(mut watched) = self.shelf.try_lock() else {
+            return;
+        };
+        if now.saturating_duration_since(watched.looked) >= interval {
+            watched.looked = now;
+            if watched.shelf.look(now, false) {
+                let _ = self.swap(&mut watched, false);
+            }
+        }
+    }
+
+    /// The certificates at this moment, after a look if that is due.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.refresh();
+        self.current()
+    }
+
+    fn current(&self) -> Snapshot {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// Puts what the files give now in the place of what they gave.
+    fn swap(&self, watched: &mut Watched, asked: bool) -> Reload {
+        let expiry = Expiry {
+            expired: match self.options.expired {
+                ExpiredCertificates::Skip => ExpiredCertificates::Skip,
+                // A program that runs must not lose a certificate to its clock.
+                ExpiredCertificates::Refuse | ExpiredCertificates::Keep => {
+                    ExpiredCertificates::Keep
+                }
+            },
+            at: SystemTime::now(),
+        };
+        let (new, left_out, chain) = assemble(&self.path, &watched.shelf, expiry);
+        watched.say(&self.path, &left_out);
+        let old = self.current();
         let change = Reload {
             added: new.missing_from(&old),
             removed: old.missing_from(&new),
+            left_out,
         };
-        tracing::info!(
-            store = %self.path.display(),
-            certificates = new.len(),
-            added = change.added.len(),
-            removed = change.removed.len(),
-            "certificate store reloaded"
-        );
-        Ok(change)
+        if asked || !change.added.is_empty() || !change.removed.is_empty() {
+            tracing::info!(
+                store = %self.path.display(),
+                signers = new.len(),
+                chain,
+                added = change.added.len(),
+                removed = change.removed.len(),
+                "certificate store read again"
+            );
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = new;
+        change
     }
+}
 
-    fn current(&self) -> Arc<CertSet> {
-        Arc::clone(&self.set.read().unwrap_or_else(PoisonError::into_inner))
+impl Watched {
+    /// Logs what was not wrong at the last look.
+    fn say(&mut self, store: &Path, problems: &[StoreError]) {
+        let now: BTreeSet<String> = problems.iter().map(StoreError::to_string).collect();
+        let new: Vec<&String> = now.difference(&self.said).collect();
+        for problem in new.iter().take(MAX_LINES) {
+            tracing::error!(store = %store.display(), error = problem, "left out of the certificate store");
+        }
+        if let Some(more) = new.len().checked_sub(MAX_LINES).filter(|more| *more > 0) {
+            tracing::error!(store = %store.display(), more, "more is left out of the certificate store");
+        }
+        if now.is_empty() && !self.said.is_empty() {
+            tracing::info!(store = %store.display(), "the certificate store is whole");
+        }
+        self.said = now;
     }
 }
 
 impl CertStore for FsCertStore {
-    fn get(&self, id: &str) -> Option<Certificate> {
-        self.current().get(id)
+    fn lookup(&self, id: &str) -> Lookup {
+        self.snapshot().lookup(id)
     }
 
     fn certificates(&self) -> Vec<Certificate> {
-        self.current().certificates()
+        self.snapshot().certificates()
     }
+}
+
+/// What the files make together, what is wrong with them, and how many certificates are part of a chain.
+fn assemble(path: &Path, shelf: &Shelf, expiry: Expiry) -> (Snapshot, Vec<StoreError>, usize) {
+    let Assembly {
+        set,
+        problems,
+        chain,
+    } = Assembly::new(shelf.found(), shelf.kept(), expiry);
+    let mut wrong: Vec<StoreError> = shelf.errors().cloned().chain(problems).collect();
+    if wrong.is_empty() && shelf.is_empty() {
+        wrong.push(StoreError::Empty {
+            path: path.to_owned(),
+        });
+    } else if wrong.is_empty() && set.len() == 0 && chain > 0 {
+        wrong.push(StoreError::NoSigner {
+            path: path.to_owned(),
+        });
+    }
+    let unsettled = match (wrong.split_first(), shelf.shrunk()) {
+        (Some((first, [])), _) => Some(first.to_string()),
+        (Some((first, more)), _) => Some(format!("{first}, and {} more", more.len())),
+        (None, Some(file)) => Some(format!("{} has just been changed", file.display())),
+        (None, None) => None,
+    };
+    let snapshot = Snapshot::new(set, unsettled.map(Arc::from));
+    (snapshot, wrong, chain)
 }
 
 /// Reads what is in a directory, a file or a pattern and refuses nothing, for looking at a store: one [`Surveyed`] per
@@ -239,15 +335,35 @@ impl CertStore for FsCertStore {
 /// # Errors
 /// [`StoreError`] when there is nothing to look at: the path or pattern is bad, or a directory cannot be read.
 pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
+    let files: Vec<_> = files::list(path.as_ref())?
+        .into_iter()
+        .map(|path| (reading::read(&path), path))
+        .collect();
+    let links = files
+        .iter()
+        .flat_map(|(read, _)| read.iter().flat_map(|contents| &contents.found));
+    let issued = Issued::new(links.map(|found| &found.link));
     let mut all = Vec::new();
-    for file in files_of(path.as_ref())? {
-        let surveyed = |result| Surveyed {
-            path: file.clone(),
+    for (read, path) in &files {
+        let surveyed = |role, result| Surveyed {
+            path: path.clone(),
+            role,
+            authority: false,
             result,
         };
-        match read_each(&file) {
-            Ok(each) => all.extend(each.into_iter().map(surveyed)),
-            Err(error) => all.push(surveyed(Err(error))),
+        match read {
+            Ok(contents) => {
+                all.extend(contents.found.iter().map(|found| {
+                    let role = assembly::role(found, &issued);
+                    Surveyed {
+                        authority: found.link.is_authority,
+                        ..surveyed(Some(role), found.certificate.clone())
+                    }
+                }));
+                let errors = contents.errors.iter().cloned();
+                all.extend(errors.map(|error| surveyed(None, Err(error))));
+            }
+            Err(error) => all.push(surveyed(None, Err(error.clone()))),
         }
     }
     Ok(all)
@@ -258,139 +374,11 @@ pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
 pub struct Surveyed {
     /// The file.
     pub path: PathBuf,
-    /// The certificate, or why it cannot be read.
+    /// What it counts as; `None` for what is no certificate.
+    pub role: Option<Role>,
+    /// Whether it is an authority's: `CA:TRUE`, and a key usage with `keyCertSign` or none at all. Alone in its file it is a
+    /// signer, as certificates that sign themselves are often made so.
+    pub authority: bool,
+    /// The certificate, or why it cannot be used. That does not matter for one that is part of a chain.
     pub result: Result<Certificate, StoreError>,
-}
-
-/// What is known of the files of a store without reading them: their names, lengths, times and, on Unix, inodes. While
-/// it stays the same, reading the store again would find what it found before.
-///
-/// Of a file that is written twice within the file system's resolution of time, with the same length, only the first
-/// change is seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp(Vec<(PathBuf, u64, Option<SystemTime>, u64)>);
-
-impl Stamp {
-    /// Looks at a directory, a file or a pattern. A file that vanishes meanwhile is left out.
-    ///
-    /// # Errors
-    /// [`StoreError`] when there is nothing to look at: the path or pattern is bad, or a directory cannot be read.
-    pub fn of(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let files = files_of(path.as_ref())?.into_iter();
-        Ok(Self(
-            files
-                .filter_map(|file| {
-                    let metadata = std::fs::metadata(&file).ok()?;
-                    let inode = inode(&metadata);
-                    Some((file, metadata.len(), metadata.modified().ok(), inode))
-                })
-                .collect(),
-        ))
-    }
-}
-
-#[cfg(unix)]
-fn inode(metadata: &std::fs::Metadata) -> u64 {
-    std::os::unix::fs::MetadataExt::ino(metadata)
-}
-
-#[cfg(not(unix))]
-fn inode(_metadata: &std::fs::Metadata) -> u64 {
-    0
-}
-
-/// The files of a store, in the order of their names.
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read_error = |source| StoreError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    if path.is_dir() {
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(read_error)? {
-            let entry = entry.map_err(read_error)?;
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            // Symbolic links are followed: secrets mounted by an orchestrator are links.
-            if !hidden && !entry.path().is_dir() {
-                files.push(entry.path());
-            }
-        }
-        files.sort();
-        return Ok(files);
-    }
-    if path.exists() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let text = path.to_str().filter(|text| text.contains(['*', '?', '[']));
-    let Some(pattern) = text else {
-        return Err(StoreError::NotFound {
-            path: path.to_owned(),
-        });
-    };
-    let options = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        require_literal_separator: true,
-        ..glob::MatchOptions::default()
-    };
-    let paths = glob::glob_with(pattern, options).map_err(|error| StoreError::Pattern {
-        path: path.to_owned(),
-        reason: error.msg.to_owned(),
-    })?;
-    let mut files = Vec::new();
-    for found in paths {
-        let found = found.map_err(|error| StoreError::Read {
-            path: error.path().to_owned(),
-            source: error.into(),
-        })?;
-        if !found.is_dir() {
-            files.push(found);
-        }
-    }
-    Ok(files)
-}
-
-/// Every certificate of a file, good or bad, at least one of either.
-fn read_each(path: &Path) -> Result<Vec<Result<Certificate, StoreError>>, StoreError> {
-    let bytes = read_file(path)?;
-    let named = |line: Option<usize>| {
-        move |source| StoreError::Certificate {
-            path: path.to_owned(),
-            line,
-            source,
-        }
-    };
-    if looks_like_der(&bytes) {
-        return Ok(vec![Certificate::from_der(&bytes).map_err(named(None))]);
-    }
-    let mut each: Vec<_> = entries(&bytes)
-        .map(|entry| {
-            let read = entry.der.and_then(|der| Certificate::from_der(&der));
-            read.map_err(named(Some(entry.line)))
-        })
-        .collect();
-    if each.is_empty() {
-        each.push(Err(named(None)(CertificateError::NoCertificate)));
-    }
-    Ok(each)
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = Vec::new();
-    // Asked before it is opened: opening a named pipe waits until somebody writes to it.
-    let regular = std::fs::metadata(path).and_then(|metadata| {
-        let not_regular = || std::io::Error::other("it is not a regular file");
-        metadata.is_file().then_some(()).ok_or_else(not_regular)
-    });
-    let file = regular.and_then(|()| File::open(path));
-    match file.and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
-        Ok(len) if len as u64 > MAX_FILE => Err(StoreError::TooLarge {
-            path: path.to_owned(),
-            max: MAX_FILE,
-        }),
-        Ok(_) => Ok(bytes),
-        Err(source) => Err(StoreError::Read {
-            path: path.to_owned(),
-            source,
-        }),
-    }
 }

@@ -54,7 +54,7 @@ There is no point in signing messages if they are not verified.
 def setup_security(allowed_serializers=None, key=None, key_password=None, cert=None, store=None, digest=None,
                    serializer="json", app=None, *, salt="digest", reload_interval=5.0,
                    max_body_len=MAX_BODY_LEN, clock_skew=CLOCK_SKEW, refused="ack",
-                   dangerous_ignore_critical=()):  # fmt: skip
+                   dangerous_ignore_critical=(), reload_grace=300.0):  # fmt: skip
     """Makes `app` sign what it sends and accept nothing that is not signed.
 
     As :meth:`celery.Celery.setup_security`, from the same settings, with the same exceptions. `key` (``security_key``) is
@@ -62,7 +62,8 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
     it. Bodies are accepted that are serialized with `serializer` or with one of `allowed_serializers`, and that have at most
     `max_body_len` bytes when they are decompressed. Certificates count for `clock_skew` seconds before their beginning and
     after their end, because clocks differ. `dangerous_ignore_critical` are OIDs of critical extensions that a signer's
-    certificate may have although nobody here understands them.
+    certificate may have although nobody here understands them. The store is looked at every `reload_interval` seconds, and
+    a file in it that cannot be read keeps what it gave for `reload_grace` seconds.
 
     A worker of `app` acknowledges what it refuses (`refused` ``ack``), or rejects it (``dead-letter``), so that AMQP puts it
     where the queue's policy says. It does not start, or ends when it connects anew, once the settings accept more than what
@@ -100,6 +101,7 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         max_body_len=max_body_len,
         clock_skew=clock_skew,
         dangerous_ignore_critical=dangerous_ignore_critical,
+        reload_grace=reload_grace,
     )
     registry._set_default_serializer("auth")
     guard.install(app, refusals=guard.Refusals(refused), store=serializer_of_app._cert_store)

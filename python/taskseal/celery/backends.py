@@ -13,7 +13,7 @@ from kombu.utils.objects import cached_property
 from ..errors import OpenError
 from . import tls
 from .chords import Chord
-from .sealing import KEYS, SCHEME, current
+from .sealing import NOT_NOW, SCHEME, current
 
 #: What a value is sealed for.
 RESULT, GROUP, CHORD, OTHER = "celery-result", "celery-group", "celery-chord", "celery-other"
@@ -80,7 +80,7 @@ class SealedBackendMixin:
         try:
             return self.sealing.results.open_payload(value, purpose, context)
         except (OpenError, TypeError) as error:
-            if getattr(error, "reason", None) == KEYS:
+            if getattr(error, "reason", None) in NOT_NOW:
                 raise
             self.sealing.refuse(error, f"{purpose} {context!r}")
             return None
@@ -107,7 +107,7 @@ class SealedBackendMixin:
                 raise OpenError("the result names another task than it is bound to", reason="context")
             return meta
         except (OpenError, TypeError, KeyError) as error:
-            if getattr(error, "reason", None) == KEYS:
+            if getattr(error, "reason", None) in NOT_NOW:
                 raise
             self.sealing.refuse(error, "notification of a result")
             return None

@@ -8,6 +8,7 @@ from celery.exceptions import SecurityError
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from .. import _native
+from ..errors import OpenError
 from .utils import get_digest_algorithm, reraise_errors
 
 __all__ = ("CertStore", "Certificate", "FSCertStore")
@@ -99,6 +100,9 @@ class CertStore:
             found = self.native.get(bytes_to_str(id))
         except UnicodeError:
             found = None
+        if found is None and self.native.unsettled:
+            error = OpenError(self.native.unsettled, "transient", "store")
+            raise SecurityError(f"Whether the certificate {id!r} is unknown cannot be told: {error}") from error
         if found is None:
             raise SecurityError(f"Unknown certificate: {id!r}")
         return Certificate(found)
@@ -114,15 +118,18 @@ class CertStore:
 class FSCertStore(CertStore):
     """File system certificate store: a directory, a file, or a pattern.
 
+    Of a file with a leaf and its chain the leaf alone is a signer's.
+
     It looks for changes when it is used, at most every `reload_interval` seconds; None for never. A certificate that was
-    taken away is unknown from then on, and a file that is no certificate is left out with an error in the log. At the start
-    nothing is left out: an unreadable or expired file is a `SecurityError`, as in Celery, and so is an empty store. It says
-    then whose certificate has a critical extension that is not understood nor in `dangerous_ignore_critical`.
+    taken away is unknown from then on. A file that cannot be read, or not all of it, keeps what it gave for `reload_grace`
+    seconds, and is an error in the log; while anything is left out, it cannot be told whether a signer is unknown. At the
+    start nothing is left out: an unreadable or expired file is a `SecurityError`, as in Celery, and so is an empty store. It
+    says then whose certificate has a critical extension that is not understood nor in `dangerous_ignore_critical`.
     """
 
-    def __init__(self, path, reload_interval=5.0, dangerous_ignore_critical=()):
+    def __init__(self, path, reload_interval=5.0, dangerous_ignore_critical=(), *, reload_grace=300.0):
         with reraise_errors("Unable to load the certificate store: {0}"):
-            self.native = _native.CertStore.open(path, reload_interval=reload_interval)
+            self.native = _native.CertStore.open(path, reload_interval=reload_interval, grace=reload_grace)
         for certificate in self.itercerts():  # each is checked by being made
             for oid in certificate.native.refused_extensions:
                 if oid not in dangerous_ignore_critical:

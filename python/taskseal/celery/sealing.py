@@ -27,8 +27,10 @@ SCHEME = "sealed-"
 #: How old a result may be unless `result_max_age` says otherwise, in seconds: ten years.
 RESULT_MAX_AGE = 10 * 365 * 24 * 3600.0
 
-#: The reason of an `OpenError` that says nothing about the message: keys on a token cannot be used at the moment.
-KEYS = "keys"
+#: The reasons of an `OpenError` that say nothing about the message: keys on a token cannot be used at the moment, or a part of
+#: the certificate store cannot be read.
+KEYS, STORE = "keys", "store"
+NOT_NOW = frozenset((KEYS, STORE))
 
 
 class Unanswered(Exception):
@@ -82,11 +84,8 @@ class Sealing(Refusals):
         except FernetError as error:
             raise Unanswered(f"the keys to decrypt with cannot be used: {error}") from error
         except OpenError as error:
-            if error.reason == KEYS:
+            if error.reason in NOT_NOW:
                 raise Unanswered(str(error)) from error
-            if error.reason == "unknown-signer" and len(self.store) == 0:
-                # A directory that is being replaced, or is not mounted: nobody is trusted, but messages are not to blame.
-                raise Unanswered("the certificate store is empty") from error
             raise
         exchange, routing_key = opened.exchange, opened.routing_key
         if exchange is None or routing_key is None:

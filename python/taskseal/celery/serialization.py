@@ -92,7 +92,7 @@ def _content_type(name):
 
 def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEFAULT_SECURITY_DIGEST, serializer="json",
                   *, accept=(), salt="digest", reload_interval=5.0, max_body_len=MAX_BODY_LEN,
-                  clock_skew=CLOCK_SKEW, dangerous_ignore_critical=()):  # fmt: skip
+                  clock_skew=CLOCK_SKEW, dangerous_ignore_critical=(), reload_grace=300.0):  # fmt: skip
     """Register security serializer.
 
     From then on content that is not sealed is refused, and so are compressed bodies that become more than `max_body_len`
@@ -101,7 +101,7 @@ def register_auth(key=None, key_password=None, cert=None, store=None, digest=DEF
     s = SecureSerializer(
         key and PrivateKey(key, password=key_password),
         cert and Certificate(cert),
-        store and FSCertStore(store, reload_interval, dangerous_ignore_critical),
+        store and FSCertStore(store, reload_interval, dangerous_ignore_critical, reload_grace=reload_grace),
         digest,
         serializer=serializer,
         accept=accept,

@@ -27,7 +27,8 @@ SETTINGS = {
 }
 
 #: All of them: these are read for themselves.
-KNOWN = {*SETTINGS, "sealing_replay", "sealing_reload_interval", "sealing_salt", "sealing_encryption_keys"}
+KNOWN = {*SETTINGS, "sealing_replay", "sealing_reload_interval", "sealing_reload_grace", "sealing_salt",
+         "sealing_encryption_keys"}  # fmt: skip
 
 #: Celery's own that are used here.
 SECURITY = {"security_key", "security_key_password", "security_certificate", "security_cert_store", "security_digest"}
@@ -70,6 +71,7 @@ KINDS = {
     "sealing_clock_skew": (is_number, "a number of seconds"),
     "sealing_broadcast_skew": (is_number, "a number of seconds"),
     "sealing_reload_interval": (is_number, "a number of seconds"),
+    "sealing_reload_grace": (is_number, "a number of seconds"),
     "sealing_max_message_len": (is_len, "a number of bytes"),
     "sealing_max_body_len": (is_len, "a number of bytes"),
     "sealing_refused": (is_text, "a text"),

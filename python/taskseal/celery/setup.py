@@ -45,6 +45,7 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
 
     digest = get_digest_algorithm(digest)
     interval = conf.get("sealing_reload_interval", 5.0)
+    grace = conf.get("sealing_reload_grace")
     options = {option: conf[name] for name, option in settings.SETTINGS.items() if conf.get(name) is not None}
     replay = conf.get("sealing_replay")
     if isinstance(replay, str):
@@ -52,7 +53,9 @@ def setup_sealing(app=None, *, key=None, key_password=None, cert=None, store=Non
     signer = PrivateKey(key if is_uri(key) else read(key), key_password).signer(
         Certificate(read(cert)), digest, conf.get("sealing_salt", "digest")
     )
-    trusted = FSCertStore(store, interval, options.get("dangerous_ignore_critical", ())).native
+    trusted = FSCertStore(
+        store, interval, options.get("dangerous_ignore_critical", ()), reload_grace=300.0 if grace is None else grace
+    ).native
     fernets = [fernet(text) for text in encryption_keys or conf.get("sealing_encryption_keys") or ()]
     try:
         sealing = _sealing.Sealing(signer, trusted, fernets, digest=digest, replay=replay, **options)
