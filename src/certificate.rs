@@ -69,6 +69,8 @@ struct Encoded {
 impl Certificate {
     /// The largest certificate that is read, in bytes of DER.
     pub const MAX_LEN: usize = 64 * 1024;
+    /// The longest serial number that is read, in bytes. RFC 5280 allows 20; stock Celery gives up at some 1,785.
+    pub const MAX_SERIAL_LEN: usize = 1024;
 
     /// Reads one DER certificate; nothing may follow it.
     ///
@@ -79,11 +81,15 @@ impl Certificate {
             return Err(CertificateError::TooLarge { len: der.len() });
         }
         let fields = Fields::read(der)?;
+        let serial = fields.serial.value();
+        if serial.len() > Self::MAX_SERIAL_LEN {
+            return Err(CertificateError::SerialNumber { len: serial.len() });
+        }
         let public_key = PublicKey::from_spki(fields.key.whole())?;
         let mut id = fields.issuer.celery_text()?;
         let issuer_len = id.len();
         id.push(' ');
-        id.push_str(&BigInt::from_signed_bytes_be(fields.serial.value()).to_string());
+        id.push_str(&BigInt::from_signed_bytes_be(serial).to_string());
         let mut thumbprint = [0; 32];
         thumbprint.copy_from_slice(Digest::Sha256.hash(der).as_bytes());
         Ok(Self(Arc::new(Inner {
@@ -367,6 +373,15 @@ pub enum CertificateError {
         Certificate::MAX_LEN
     )]
     TooLarge {
+        /// Its length, in bytes.
+        len: usize,
+    },
+    /// A serial number of more than [`Certificate::MAX_SERIAL_LEN`].
+    #[error(
+        "a serial number of {len} bytes is refused; {} are read",
+        Certificate::MAX_SERIAL_LEN
+    )]
+    SerialNumber {
         /// Its length, in bytes.
         len: usize,
     },

@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use der::asn1::{Any, BitString, UintRef};
-use der::{Decode, Encode, Sequence};
+use der::{Decode, Encode, Sequence, Tag};
 use support::keys::{certificate, key};
 use support::mutate::{Random, mutate};
 use taskseal::pss::Scheme;
@@ -231,4 +231,37 @@ fn consistent(certificate: &Certificate) {
     let store = MemoryCertStore::new();
     store.add(certificate.clone()).unwrap();
     assert_eq!(store.get(certificate.id()).as_ref(), Some(certificate));
+}
+
+/// Numbers as long as a certificate may be cost no more than reading it: serial numbers, and object identifiers that are shown.
+#[test]
+fn long_numbers_are_read_quickly() {
+    let template = certificate(&key(2048, Scheme::default()), "CN=template");
+    let with = |index: usize, field: Any| {
+        let mut parts = Vec::<Any>::from_der(template.der()).unwrap();
+        let mut tbs: Vec<Any> = parts[0].decode_as().unwrap();
+        tbs[index] = field;
+        parts[0] = Any::encode_from(&tbs).unwrap();
+        parts.to_der().unwrap()
+    };
+    let wrap = |tag: Tag, inside: Vec<u8>| Any::new(tag, inside).unwrap().to_der().unwrap();
+    let oid = [&[0x55, 0xff][..], &vec![0xff; 60_000], &[0x7f]].concat();
+    let oid = wrap(Tag::ObjectIdentifier, oid);
+    let attribute = wrap(Tag::Sequence, [&oid[..], &[0x0c, 1, b'x']].concat());
+    let name = wrap(Tag::Set, attribute);
+    let subject = with(5, Any::new(Tag::Sequence, name).unwrap());
+    let started = Instant::now();
+    let read = Certificate::from_der(&subject).unwrap();
+    assert!(read.subject().starts_with("#55ffff"));
+    for (len, is_read) in [(1024, true), (1025, false), (60_000, false)] {
+        let serial = with(1, Any::new(Tag::Integer, vec![0x55; len]).unwrap());
+        match Certificate::from_der(&serial) {
+            Ok(read) => assert!(is_read && read.serial_number().len() == 2466, "{len}"),
+            Err(CertificateError::SerialNumber { len: refused }) => {
+                assert!(!is_read && refused == len);
+            }
+            Err(other) => panic!("{len}: {other}"),
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(2));
 }

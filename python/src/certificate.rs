@@ -168,6 +168,11 @@ impl Certificate {
         PyBytes::new(py, self.0.der())
     }
 
+    /// The DER of the public key, a `SubjectPublicKeyInfo` with the algorithm `rsaEncryption`.
+    fn public_key_der<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.public_key().spki())
+    }
+
     fn __repr__(&self) -> String {
         format!("<taskseal.Certificate {:?}>", self.0.id())
     }

@@ -222,8 +222,13 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The contents of an OBJECT IDENTIFIER in dotted form. Numbers are of any size: those made of a UUID have 128 bits.
+/// The contents of an OBJECT IDENTIFIER in dotted form. Numbers are of any size: those made of a UUID have 128 bits. One that
+/// is longer than any in use is shown in hexadecimal, as making decimals of it would take seconds.
 pub(crate) fn dotted(oid: &[u8]) -> String {
+    const LONGEST: usize = 128;
+    if oid.len() > LONGEST {
+        return format!("#{}", super::hex(oid));
+    }
     let mut arcs = Vec::new();
     let mut arc = BigUint::ZERO;
     for byte in oid {

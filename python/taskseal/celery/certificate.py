@@ -40,9 +40,9 @@ class Certificate:
 
     def get_pubkey(self):
         """The public key, as an object of `cryptography`, which has to be installed for this."""
-        from cryptography.x509 import load_der_x509_certificate
+        from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-        return load_der_x509_certificate(self.native.der()).public_key()
+        return load_der_public_key(self.native.public_key_der())
 
     def get_serial_number(self):
         """Return the serial number in the certificate."""
