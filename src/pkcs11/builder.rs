@@ -296,6 +296,9 @@ impl Builder {
 
     /// Time from one new start of the module (`C_Finalize`, `C_Initialize`) to the next, at least. The first is made at
     /// once when it is needed. Counts for all keys of the module in the process.
+    ///
+    /// It protects the sessions of others. While the module shows no token at all nobody has one, and the pauses are from 100
+    /// to 500 ms, so that a server is used again soon after its return.
     #[must_use]
     pub const fn reload_interval(mut self, interval: Duration) -> Self {
         self.place.rules.reload_interval = interval;

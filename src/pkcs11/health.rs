@@ -258,23 +258,32 @@ fn say(line: Option<Line>, on: &dyn Fn() -> String, why: &str) {
     let Some(line) = line else { return };
     let on = on();
     match line {
+        // What shorter troubles cost, of which there was no line.
         Line::Begins {
-            lasting: false,
-            unsaid: Counts { failed, tried },
+            lasting,
+            unsaid:
+                Counts {
+                    failed: unsaid_failed,
+                    tried: unsaid_tried,
+                },
         } => {
-            tracing::warn!(on, why, failed, tried, "a key fails; it is tried again");
-        }
-        Line::Begins {
-            lasting: true,
-            unsaid: Counts { failed, tried },
-        } => {
-            tracing::warn!(
-                on,
-                why,
-                failed,
-                tried,
-                "a key fails until somebody puts it right"
-            );
+            if lasting {
+                tracing::warn!(
+                    on,
+                    why,
+                    unsaid_failed,
+                    unsaid_tried,
+                    "a key fails until somebody puts it right"
+                );
+            } else {
+                tracing::warn!(
+                    on,
+                    why,
+                    unsaid_failed,
+                    unsaid_tried,
+                    "a key fails; it is tried again"
+                );
+            }
         }
         Line::Lasts {
             after,

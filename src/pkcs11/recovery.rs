@@ -2,7 +2,8 @@
 //!
 //! 1. The session is closed. Another one is opened and the key is found in it.
 //! 2. The token is looked for anew and logged in to, whatever the session says of logins.
-//! 3. The module is finalised and initialised, once for all who are at this rung. Then as at 2.
+//! 3. The module is finalised and initialised, once for all who are at this rung. Then as at 2. Where it shows no token at
+//!    all, this comes first, and soon again: nobody has a session that it would end.
 //!
 //! The ladder goes by the [class](crate::error::ErrorClass) of an error and by the step that failed, never by its text:
 //! seven modules had six answers to the same lost login, and a dead backend looks like a missing token or an empty one.
