@@ -167,7 +167,8 @@ def test_a_worker_takes_nothing_that_is_not_sealed(tmp_path, token, broker, redi
     """Tasks, remote control, and the results that Celery stores for tasks it does not know."""
     where = sealed(tmp_path, token, broker, redis)
     results = redis_py.Redis.from_url(f"redis://{redis}/1")
-    with worker(where, "-P", "prefork", "-c", "1", "-E") as running:
+    # Debugging shows each of the refusals.
+    with worker(where, "-P", "prefork", "-c", "1", "-E", "-l", "debug") as running:
         plain = Celery("plain", broker=broker.removeprefix("sealed-"), set_as_current=False)
         for number in range(3):
             plain.send_task("run", ["unsealed"], task_id="known-task")
