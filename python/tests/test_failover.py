@@ -61,7 +61,7 @@ def producer(where):
 def watched(address):
     """A list that grows with the commands that a Redis gets, until it ends."""
     seen = []
-    connection = redis_py.Redis.from_url(f"redis://{address}/0").connection_pool.get_connection()
+    connection = redis_py.Redis.from_url(f"redis://{address}/0", socket_timeout=None).connection_pool.get_connection()
     connection.send_command("MONITOR")
     assert connection.read_response() == b"OK"
 
