@@ -176,7 +176,7 @@ def test_a_worker_takes_nothing_that_is_not_sealed(tmp_path, token, broker, redi
             plain.control.shutdown()
             client(where, "send.py", "run", f"good {number}")
         wait_for(lambda: {"good 0", "good 1", "good 2"} <= set(where.witness), 30)
-        wait_for(lambda: running.log.count("reason=not-sealed") == 9, 30)
+        wait_for(lambda: refusals_in(running.log, "not-sealed") == 9, 30)
         assert len(where.witness) == 3 and running.process.poll() is None
         assert not results.exists("celery-task-meta-known-task", "celery-task-meta-unknown-task")
 
