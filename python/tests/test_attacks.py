@@ -212,6 +212,9 @@ def test_certificates_that_come_and_go(stored, alice, bob, tmp_path):
         ([(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING]), True)], "key-usage"),
         ([(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)], None),
         ([(usage(digital_signature=True), True)], None),
+        ([(x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00"), True)], "critical-extension"),
+        ([(x509.PrecertPoison(), True)], "critical-extension"),
+        ([(x509.SubjectKeyIdentifier(b"key"), True), (x509.InhibitAnyPolicy(0), True)], None),
     ],
 )
 def test_certificates_that_are_not_for_signatures(stored, alice, extensions, reason):
