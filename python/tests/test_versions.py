@@ -3,12 +3,15 @@
 The environments are made by `scripts/test`, with the same wheel of this package as the one that the other tests use.
 """
 
+import contextlib
 import subprocess
 from dataclasses import replace
 
 import pytest
 import redis as redis_py
 from conftest import environment_of
+from support.raw_amqp import HARD_PROPERTIES, Publisher
+from support.transports import plain_amqp
 from support.workers import WORKER, client, place, worker
 
 import taskseal
@@ -39,6 +42,26 @@ def test_everything_that_celery_offers(tmp_path, token, redis, python):
         except AssertionError as error:
             raise AssertionError(f"{error}\n{running.log[-4000:]}") from None
     assert "refused:" not in running.log
+
+
+def test_over_amqp_and_with_native_delayed_delivery(tmp_path, rabbitmq, alice, redis, python):
+    """py-amqp has one line, but kombu and Celery around it differ."""
+    with plain_amqp(rabbitmq) as plain:
+        for queue in ("celery", "second", "third"):
+            plain.channel(1).queue_delete(queue)
+    where = place(tmp_path, alice, f"sealed-amqp://{rabbitmq}//", f"sealed-redis://{redis}/1", TEST_QUORUM="1")
+    where = replace(where, python=python[0])
+    with worker(where, "-P", "prefork", "-c", "2", "-E") as running, contextlib.closing(Publisher(rabbitmq)) as raw:
+        for each in HARD_PROPERTIES.values():
+            for exchange, key in ((b"", b"celery"), (b"celery.pidbox", b"\xff")):
+                assert raw.publish(b"garbage", each, exchange, key)
+        client(where, "features.py", "countdown", "chorded", "second_queue", "inspect_ping", "events")
+        assert client(where, "send.py", "later", "tried", "1.2").split() == ["tasks-by-topic", "third"]
+        assert running.process.poll() is None and "Traceback" not in running.log
+        assert "destination" not in running.log
+    with plain_amqp(rabbitmq) as plain:
+        for queue in ("celery", "second", "third"):
+            plain.channel(1).queue_delete(queue)
 
 
 def test_the_decompressor_of_these_versions_keeps_a_limit(python):
