@@ -8,7 +8,7 @@ import pytest
 import redis as redis_py
 from amqp.exceptions import FrameSyntaxError
 from support.log import refusals_in
-from support.odd import COMMANDS, ELECTIONS, EVENTS, HEADERS, TASK_BODIES, UNSIGNED
+from support.odd import COMMANDS, ELECTIONS, EVENTS, HEADERS, TASK_BODIES, UNSIGNED, frames
 from support.servers import wait_for
 from support.transports import sealing_of
 from support.workers import client, place, worker
@@ -142,6 +142,32 @@ def test_nothing_is_done_for_a_message_that_nobody_signed(where, broker, redis):
         wait_for(lambda: refusals_in(running.log) >= 5 * len(UNSIGNED) + len(HEADERS), 30)
         assert set(where.witness) == {"good 0", "good 1"} and running.process.poll() is None
         assert victims(redis) == [] and running.log.count("Traceback") == 0, running.log[-5000:]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_what_is_no_message_of_kombus_ends_no_worker(tmp_path, alice, redis, pool):
+    """Under kombu's own URL of Redis, in queues, broadcasts and what is unacknowledged."""
+    store = redis_py.Redis.from_url(f"redis://{redis}/0")
+    store.flushall()
+    where = place(tmp_path, alice, f"redis://{redis}/0", f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_EVENTS="auth")  # fmt: skip
+    client(where, "send.py", "run", "stolen")
+    genuine = json.loads(store.lpop("celery"))
+    with worker(where, "-P", pool, "-c", "1", "-E", app="signed_app") as running:
+        items = frames(genuine)
+        for number, item in enumerate(items):
+            store.lpush("celery", item)
+            store.publish("/0.celery.pidbox", item)
+            store.publish("/0.celeryev/worker.heartbeat", item)
+            store.hset("unacked", f"tag {number}", item)
+            store.zadd("unacked_index", {f"tag {number}": 0})
+            if number % 10 == 0:
+                client(where, "send.py", "run", f"good {number}")
+        good = {f"good {number}" for number in range(0, len(items), 10)}
+        wait_for(lambda: good <= set(where.witness) and store.llen("celery") == 0, 60)
+        client(where, "send.py", "two-results")
+        assert running.process.poll() is None and "Connection to broker lost" not in running.log
+        assert set(where.witness) <= {*good, "stolen"} and "Traceback" not in running.log, running.log[-5000:]
 
 
 @pytest.mark.parametrize(("kind", "pool"), [("signed", "prefork"), ("sealed", "solo")])

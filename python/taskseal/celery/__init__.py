@@ -10,13 +10,14 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.serialization import disable_insecure_serializers as _disable_insecure_serializers
 from kombu.serialization import registry
 
-from . import guard
+from . import connection, guard
 from .certificate import CLOCK_SKEW, Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
 from .key import PrivateKey, is_uri
 from .sealing import logger
 from .serialization import SecureSerializer, register_auth
 from .setup import read, setup_sealing
+from .transport.plain import Unsealed
 
 __all__ = (
     "CertStore",
@@ -104,7 +105,12 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
         reload_grace=reload_grace,
     )
     registry._set_default_serializer("auth")
-    guard.install(app, refusals=guard.Refusals(refused), store=serializer_of_app._cert_store)
+    refusals = Unsealed(refused)
+    guard.install(app, refusals=refusals, store=serializer_of_app._cert_store)
+    if not issubclass(app.amqp.Connection, connection.SealedMixin):
+        app.amqp.Connection = connection.guarded(refusals)
+        # What was connected before is not guarded.
+        app._pool = app.amqp._producer_pool = None
     if conf.event_serializer == "auth":
         app.events.receiver_cls = "taskseal.celery.events:SignedEventReceiver"
     app.amqp.TaskConsumer = partial(task_consumer, app)

@@ -1,4 +1,5 @@
-"""Connections of an application that seals: each time one is made, its transport is a sealed one or there is none.
+"""Connections of an application that seals: each time one is made, its transport is a sealed one or there is none. And those of
+an application that signs bodies, whose transports are guarded where they can be.
 
 Settings, the environment and the command line can change URLs after `setup_sealing`, and a failover list leads to others.
 """
@@ -8,6 +9,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.connection import ConnectionPool, PooledConnection
 
 from . import transport
+from .transport import plain
 
 
 class SealedMixin:
@@ -40,3 +42,33 @@ class Pool(ConnectionPool):
 
     def new(self):
         return Pooled(self, **dict(self.connection._info(resolve=False)))
+
+
+class GuardedMixin:
+    """A connection of kombu's whose transport is guarded, if it is one of those that can be."""
+
+    #: Counts what the transport refuses.
+    refusals = None
+
+    def get_transport_cls(self):
+        found = super().get_transport_cls()
+        return plain.guarded(found) or found
+
+    def Pool(self, limit=None, **kwargs):
+        return GuardedPool(self, limit, **kwargs)
+
+    def __eqhash__(self):
+        return ("guarded", super().__eqhash__())
+
+
+class GuardedPool(ConnectionPool):
+    """A pool of such connections."""
+
+    def new(self):
+        pooled = type("Pooled", (GuardedMixin, PooledConnection), {"refusals": self.connection.refusals})
+        return pooled(self, **dict(self.connection._info(resolve=False)))
+
+
+def guarded(refusals):
+    """The class of the connections of an application that signs bodies."""
+    return type("Connection", (GuardedMixin, kombu.Connection), {"refusals": refusals})

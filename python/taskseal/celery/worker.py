@@ -108,7 +108,7 @@ class ConsumerMixin:
         box.start = step.start = start_box
 
     def _guard_gossip(self, step):
-        on_message = step.on_message
+        on_message, get_consumers = step.on_message, step.get_consumers
         serializer = self.app.conf.event_serializer
         unsigned = self.guard.store is not None and serializer != "auth"
         if step.enabled and unsigned:
@@ -124,7 +124,13 @@ class ConsumerMixin:
                 return
             self._attempt(self.guard.leave_out, message, on_message, prepare, message)
 
-        step.on_message = on_event
+        def consumers_of(channel):
+            consumers = get_consumers(channel)
+            for one in consumers:
+                one.on_decode_error = self.guard.leave_out
+            return consumers
+
+        step.on_message, step.get_consumers = on_event, consumers_of
 
     def _guard_mingle(self, step):
         start = step.start

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 
-from support.raw_amqp import SEALED, Publisher, hard_properties, properties
+from support.raw_amqp import SEALED, Publisher, field, hard_properties, nested, properties
 from support.servers import wait_for
 from support.transports import plain_amqp
 from support.workers import WORKER, worker
@@ -22,9 +22,10 @@ def flood(where, writer, *arguments):
     """Lets `writer` write while a worker runs. It lives, and runs each of the good messages once."""
     source = random.Random(SEED)
     good = [f"good {number}" for number in range(GOOD)]
+    app = where.environment.get("TEST_APP", "sealed_app")
     with sender(where) as send:
         send("stolen")
-        with writer, worker(where, "-E", *arguments) as running:
+        with writer, worker(where, "-E", *arguments, app=app) as running:
             for number in range(WRITES):
                 writer.write(source)
                 if number * GOOD // WRITES < (number + 1) * GOOD // WRITES:
@@ -43,7 +44,11 @@ def flood(where, writer, *arguments):
             assert running.process.poll() is None, said()
             assert "Connection to broker lost" not in running.log, said()
             assert "Traceback" not in running.log, said()
-    assert sorted(where.witness) == sorted([*good, "the last", "stolen"]), where.witness
+    if app == "signed_app":
+        # A signed body can be repeated, and does not run without its headers.
+        assert set(where.witness) - {"stolen"} == {*good, "the last"}, where.witness
+    else:
+        assert sorted(where.witness) == sorted([*good, "the last", "stolen"]), where.witness
 
 
 @contextlib.contextmanager
@@ -128,11 +133,14 @@ class AmqpWriter:
         exchange, key = source.choice(self.PLACES)
         if exchange in self.ANY_KEY and source.random() < 0.3:
             key = source.choice([b"\xff\xfe", b"worker.\xff", b"\xed\xa0\x80", source.randbytes(source.randrange(255)), b"a." * 100])
+        self.publisher.publish(body(source, self.genuine), self.properties(source), exchange, key)
+
+    def properties(self, source):
+        """The bytes of the properties of one of its messages, or None for those of a sealed one."""
         chosen = source.randrange(3)
-        raw = [None, properties(content_type=b"application/json", content_encoding=b"utf-8"), None][chosen]
         if chosen == 2:
-            raw = hard_properties(source)
-        self.publisher.publish(body(source, self.genuine), raw, exchange, key)
+            return hard_properties(source)
+        return [None, properties(content_type=b"application/json", content_encoding=b"utf-8")][chosen]
 
     def clear(self):
         """Nothing of it is left in the queues of tasks."""
@@ -141,4 +149,22 @@ class AmqpWriter:
                                  for queue in ("celery", "second")), 60)  # fmt: skip
 
 
-__all__ = ["AmqpWriter", "SEALED", "flood"]
+class SignedAmqpWriter(AmqpWriter):
+    """The same for an application that signs bodies: headers are outside, and anybody's."""
+
+    def properties(self, source):
+        if source.randrange(2):
+            return super().properties(source)
+        given = {b"task": [b"run", b"no.such.task", b"\xff"], b"id": [b"x", b"victim", b""], b"eta": [b"", b"x"],
+                 b"lang": [b"py"], b"compression": [b"zlib", b"x"]}  # fmt: skip
+        fields = b"".join(field(name, long_text(source.choice(values))) for name, values in given.items() if source.randrange(3))
+        if source.randrange(3) == 0:
+            fields += nested(source.choice([1, 50, 900, 3000]), source.choice([b"F", b"A"]))
+        return properties(content_type=b"application/data", content_encoding=b"utf-8", headers=fields)
+
+
+def long_text(value):
+    return b"S" + len(value).to_bytes(4, "big") + value
+
+
+__all__ = ["AmqpWriter", "SEALED", "SignedAmqpWriter", "flood"]

@@ -3,9 +3,6 @@
 import json
 
 NAN = float("nan")
-DEEP = []
-for _ in range(500):
-    DEEP = [DEEP]
 
 #: Bodies that nobody signed: the body, headers that are changed, and content type and encoding.
 UNSIGNED = [
@@ -119,3 +116,30 @@ ELECTIONS = [
         {"id": 7}, {"id": ["x"]}, {"id": None}, {"clock": "x"}, {"clock": None, "id": {}}, {"topic": 7}, {"cver": "x"})),
     json.dumps({**_EVENT, "type": "worker-elect"}), "null", "7", "[]",
 ]  # fmt: skip
+
+
+def frames(genuine):
+    """What somebody stores in Redis in place of one of kombu's messages: garbage, and the genuine one with odd parts."""
+    info = genuine["properties"]["delivery_info"]
+    deep = json.loads("[" * 900 + "]" * 900)
+    parts = [
+        *({name: value} for name in ("body", "headers", "properties", "content-type", "content-encoding")
+          for value in (None, 7, [], {}, ["x"], {"x": 1}, "x", True, deep)),
+        *({"properties": {**genuine["properties"], **odd}} for odd in (
+            *({"delivery_tag": tag} for tag in (None, 7, [], {}, "\ud800", "x" * 100_000)),
+            *({"body_encoding": encoding} for encoding in (None, 7, [], "x", "base32", "utf-8")),
+            *({"delivery_info": value} for value in (None, 7, [], {}, "x", {"exchange": 7}, {**info, "routing_key": ["x"]},
+                                                    {**info, "exchange": "\ud800"}, {**info, "exchange": "no such"})),
+            *({"priority": value} for value in (None, "x", [], -1, 1e300, 10**30)),
+            *({name: value} for name in ("correlation_id", "reply_to") for value in (7, [], {"x": 1}, "\ud800")),
+        )),
+        {"headers": {**genuine["headers"], "x": deep}}, {"x": deep}, {"headers": {**genuine["headers"], "compression": "zlib"}},
+        {"headers": {**genuine["headers"], "x": {"__type__": "datetime", "__value__": 7}}},
+        {"headers": {**genuine["headers"], "x": {"__type__": ["x"], "__value__": 7}}},
+        {"body": "x" * 100}, {"body": "\ud800"}, {},
+    ]  # fmt: skip
+    garbage = [b"\xff", b"{", b"[" * 100_000, b"7", b"null", b"{}", b"[]", b'"x"', b"", b"NaN", LONG.encode()]
+    texts = [json.dumps({**genuine, **odd}).encode() for odd in parts]
+    without = [json.dumps({name: value for name, value in genuine.items() if name != left}).encode() for left in genuine]
+    # As entries of the unacknowledged, and as messages.
+    return garbage + texts + without + [b"[%s, 7, 8]" % texts[-1], b'[%s, "", "celery"]' % texts[-1], b'["x", "", "celery"]']

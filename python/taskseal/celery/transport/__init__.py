@@ -25,8 +25,11 @@ def register():
 
 def is_sealed(transport):
     """Whether the messages of a transport's class are sealed: one of ours, or one that was made of the mixins."""
-    from . import pyamqp, virtual
+    from . import plain, pyamqp, virtual
 
-    return issubclass(getattr(transport, "Channel", None) or object, virtual.ChannelMixin) or issubclass(
+    channel = getattr(transport, "Channel", None) or object
+    if issubclass(channel, plain.ChannelMixin):
+        return False
+    return issubclass(channel, virtual.ChannelMixin) or issubclass(
         getattr(transport, "Connection", None) or object, pyamqp.Connection
     )

@@ -13,7 +13,7 @@ from redis import exceptions
 from ...errors import OpenError
 from .. import tls
 from ..sealing import Unanswered, logger
-from .stored import Frame, parsed
+from .stored import parsed
 from .routing import rows_of
 from .virtual import RETRY, ChannelMixin, MessageMixin, TransportMixin
 from .waiting import Pauses
@@ -375,7 +375,7 @@ class Channel(ChannelMixin, redis.Channel):
 
     def _again(self, item, queue, redelivered):
         try:
-            return Frame.read(item).stored(queue, redelivered=redelivered)
+            return self.Frame.read(item).stored(queue, redelivered=redelivered)
         except OpenError as error:
             if error.reason != "not-sealed":
                 raise

@@ -49,6 +49,10 @@ class Frame:
         """The form in which kombu's transports store it, in this queue."""
         return stored(self.sealed, CONTENT_TYPE, queue, tag, self.priority, redelivered or self.redelivered)
 
+    def letter(self, queue):
+        """The form in which it lies among the dead letters."""
+        return stored(self.sealed, CONTENT_TYPE, queue)
+
 
 def parsed(item, limit):
     """The JSON in bytes or text. No type of kombu's is made of it, as anybody may have written it."""

@@ -60,13 +60,18 @@ class ChannelMixin:
 
     # The sealed text is ASCII: base64 around it would say the same with more.
     body_encoding = "utf-8"
+    #: What is read of that which is stored.
+    Frame = Frame
 
     def __init__(self, connection, **kwargs):
-        self.sealing = current(connection.client.transport_options)
+        self.sealing = self._rules(connection.client)
         self._in_flight = InFlight(self.sealing)
         self._pauses = Pauses()
         self._seldom = Seldom()
         super().__init__(connection, **kwargs)
+
+    def _rules(self, client):
+        return current(client.transport_options)
 
     # --- Out ---
 
@@ -193,7 +198,7 @@ class ChannelMixin:
         Raises `Unanswered` when nothing can be told, and has given the message back then.
         """
         try:
-            frame = Frame.read(item, self.sealing.max_frame_len)
+            frame = self.Frame.read(item, self.sealing.max_frame_len)
         except OpenError as error:
             return self._refuse(error, item, queue)
         # The tag is ours: it is the name of a delivery, and what is stored with a message may be a copy of another one's.
@@ -300,7 +305,7 @@ class ChannelMixin:
             return
         queue = self.sealing.dead_letter_queue
         # All have one priority, so that they lie in one list.
-        letter = Frame(item.sealed).stored(queue) if isinstance(item, Frame) else garbage(item, queue)
+        letter = item.letter(queue) if isinstance(item, Frame) else garbage(item, queue)
         try:
             self._new_queue(queue)
             self._put(queue, letter)
@@ -333,7 +338,7 @@ class ChannelMixin:
     def _return(self, item, queue):
         """Gives back what came from a queue that nobody consumes any more."""
         try:
-            frame = Frame.read(item, self.sealing.max_frame_len)
+            frame = self.Frame.read(item, self.sealing.max_frame_len)
         except OpenError as error:
             return self._refuse(error, item, queue)
         self._give_back(None, frame, queue)
