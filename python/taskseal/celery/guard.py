@@ -13,7 +13,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 from ..errors import OpenError, TasksealError
 from . import forms
 from .refusals import Refusals, logger
-from .sealing import KEYS, Unanswered
+from .sealing import NOT_NOW, Unanswered
 
 #: The content type of a signed body.
 SIGNED = "application/data"
@@ -93,25 +93,17 @@ class Guard:
 
     def leave_out(self, message, error):
         """Refuses a message that is gone from its queue already: a broadcast."""
-        if self.is_not_now(error):
+        if is_not_now(error):
             self.log("left out", "%s is left out, as it cannot be given back: %s", where(message), root(error))
         else:
             self.refusals.refuse(reason_of(error), where(message))
 
     def answer(self, message, error):
         """Gives a message back, or refuses it, for what was raised about it."""
-        if not self.is_not_now(error):
+        if not is_not_now(error):
             return self.refuse(message, error)
         if not message.acknowledged:
             give_back(message, error)
-
-    def is_not_now(self, error):
-        """Whether an error says something about this worker, and nothing about the message."""
-        if is_not_now(error):
-            return True
-        reason = getattr(root(error), "reason", None)
-        # A directory that is being replaced, or is not mounted: nobody is trusted, but messages are not to blame.
-        return self.store is not None and reason == "unknown-signer" and len(self.store.native) == 0
 
 
 def give_back(message, error):
@@ -149,10 +141,10 @@ def root(error):
 
 
 def is_not_now(error):
-    """Whether keys, memory or the result store are what is missing: the same message may pass later."""
+    """Whether keys, certificates, memory or the result store are what is missing: the same message may pass later."""
     found = root(error)
     if isinstance(found, TasksealError):
-        return found.error_class != "rejected" or getattr(found, "reason", None) == KEYS
+        return found.error_class != "rejected" or getattr(found, "reason", None) in NOT_NOW
     return isinstance(found, (Unanswered, MemoryError, BackendError, OperationalError))
 
 
