@@ -2,7 +2,7 @@
 
 A publisher chooses the exchange, the routing key and the properties of a message, byte by byte, and the broker hands them on
 as they are. The seal covers all that counts, so nothing of them is needed but the content type, which says that a message is
-sealed. The rest is cut out here, unread: what nobody parses ends no worker.
+sealed, and three that the broker looks at. The rest is cut out here, unread: what nobody parses ends no worker.
 """
 
 from struct import pack, unpack_from
@@ -15,8 +15,17 @@ from amqp.serialization import dumps, loads
 
 METHOD, HEADER, BODY = 1, 2, 3
 
-#: The property flag of a content type, and the longest one that is kept, in characters: enough to show what it was.
-HAS_CONTENT_TYPE, MAX_CONTENT_TYPE = 0x8000, 60
+#: What is left of the properties: the content type, and what the broker looks at when the message is put into a queue again.
+KEPT = ("content_type", "delivery_mode", "priority", "expiration")
+
+#: All up to the last of these, with their kinds and flags.
+PROPERTIES = [(name, kind, 0x8000 >> at) for at, (name, kind) in enumerate(amqp.Message.PROPERTIES[:8])]
+
+#: How many bytes say how long a property is, by its kind; an octet has none.
+PREFIXES = {"s": 1, "F": 4, "o": 0}
+
+#: The longest text that is kept, in characters: enough to show what it was.
+MAX_TEXT = 60
 
 #: What is behind the class, the method and the consumer tag of a delivery, or the class and method of a message that was asked
 #: for, before what its publisher chose: delivery tag and flag. In the latter, the number of further messages ends the frame.
@@ -113,17 +122,31 @@ def readable(format, buf):
 
 
 def header(buf, max_len):
-    """The frame of a content's header with its content type alone, and the length of the body that follows."""
+    """The frame of a content's header with the properties of `KEPT` alone, and the length of the body that follows."""
     if len(buf) < 14:
         raise FrameSyntaxError("a content header that ends too soon")
-    class_id, body_len, flags = unpack_from(">HxxQH", buf)
+    class_id, body_len = unpack_from(">HxxQ", buf)
     if class_id != amqp.Message.CLASS_ID:
         raise FrameSyntaxError("the content of an unknown class")
-    properties = {}
-    if flags & HAS_CONTENT_TYPE:
-        found = buf[15 : 15 + buf[14]] if len(buf) > 14 else b""
-        properties["content_type"] = found.decode("utf-8", "replace")[:MAX_CONTENT_TYPE]
+    properties = dict(kept(buf))
     if body_len > max_len:
         properties["type"] = TOO_LARGE
-    kept = amqp.Message(**properties)._serialize_properties()
-    return pack(">HHQ", class_id, 0, body_len if body_len <= max_len else 0) + kept, body_len
+    left = amqp.Message(**properties)._serialize_properties()
+    return pack(">HHQ", class_id, 0, body_len if body_len <= max_len else 0) + left, body_len
+
+
+def kept(buf):
+    """The properties of `KEPT` that are there and whole. What is between them is passed over by its length."""
+    (flags,) = unpack_from(">H", buf, 12)
+    at = 14
+    for name, kind, flag in PROPERTIES:
+        if not flags & flag:
+            continue
+        prefix = PREFIXES[kind]
+        end = at + prefix + (int.from_bytes(buf[at : at + prefix], "big") if prefix else 1)
+        if end > len(buf):
+            return
+        if name in KEPT:
+            value = buf[at + prefix : end]
+            yield name, value.decode("utf-8", "replace")[:MAX_TEXT] if prefix else value[0]
+        at = end
