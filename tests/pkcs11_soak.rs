@@ -53,6 +53,7 @@ fn faults() -> Vec<(&'static str, u32, Fault)> {
         ("C_Sign", 500, Fault::Hang),
         ("C_Sign", 150, Fault::Dead(Rv::GENERAL_ERROR)),
         ("C_Sign", 80, Fault::Away(ms(400))),
+        ("C_Sign", 80, Fault::ServerAway(ms(400))),
         ("C_OpenSession", 5000, Fault::Rv(Rv::DEVICE_ERROR)),
         ("C_OpenSession", 5000, Fault::Rv(Rv::SESSION_COUNT)),
         ("C_OpenSession", 2000, Fault::NoSlots(ms(200))),
