@@ -1,28 +1,47 @@
 //! What the library says through `tracing`, kept for tests.
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 /// The lines of level WARN and above.
+pub struct Warnings {
+    lines: Lines,
+    dispatch: Dispatch,
+}
+
 #[derive(Clone, Default)]
-pub struct Warnings(Arc<Mutex<Vec<String>>>);
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Default for Warnings {
+    fn default() -> Self {
+        // While there is but one, `tracing` asks the thread that is first at a line whether anybody wants it, and keeps the
+        // answer: of another test that would be no.
+        static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Lines::default()));
+        LazyLock::force(&ANOTHER);
+        let lines = Lines::default();
+        Self {
+            dispatch: Dispatch::new(lines.clone()),
+            lines,
+        }
+    }
+}
 
 impl Warnings {
     /// Keeps what `work` says, on this thread and in calls of modules that are made for it.
     pub fn of<T>(&self, work: impl FnOnce() -> T) -> T {
-        tracing::subscriber::with_default(self.clone(), work)
+        tracing::dispatcher::with_default(&self.dispatch, work)
     }
 
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.lines.0.lock().unwrap().clone()
     }
 }
 
-impl Subscriber for Warnings {
+impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= Level::WARN
     }
