@@ -9,6 +9,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.result import GroupResult
 from celery.utils.functional import _regen
 from kombu.utils.objects import cached_property
+from redis.exceptions import ResponseError
 
 from ..errors import OpenError
 from . import tls
@@ -152,6 +153,18 @@ class SealedRedisBackend(SealedBackendMixin, RedisBackend):
     def as_uri(self, include_password=False):
         """The URL, for people: the worker's banner shows it."""
         return SCHEME + super().as_uri(include_password)
+
+    def get(self, key):
+        try:
+            return super().get(key)
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            # Storing a result writes over it. Until then there is none.
+            purpose, context = self._place(key)
+            error = OpenError(f"the key {text(key)!r} in Redis is of another type", reason="malformed")
+            self.sealing.refuse(error, f"{purpose} {context!r}")
+            return None
 
     # --- Chords ---
 

@@ -272,8 +272,8 @@ def _added(request):
 def _release(lock):
     try:
         lock.release()
-    except LockError:
-        logger.warning("a chord took longer than %s seconds to finish", LEASE)
+    except (LockError, ResponseError):
+        logger.warning("a chord took longer than %s seconds to finish, or somebody wrote to its lock", LEASE)
 
 
 def _call(function, *arguments):

@@ -1,6 +1,7 @@
 """A Celery application with sealed messages. The environment says with which broker, key and certificates."""
 
 import datetime
+import json
 import os
 import time
 
@@ -23,7 +24,8 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     # Certificates of servers are compared with this one alone; None for connections without TLS.
     broker_use_ssl={"ca_certs": os.environ["TEST_CA"]} if os.environ["TEST_BROKER"].startswith("sealed-amqps") else None,
-    broker_transport_options={"visibility_timeout": int(os.environ.get("TEST_VISIBILITY", "3600"))},
+    broker_transport_options={"visibility_timeout": int(os.environ.get("TEST_VISIBILITY", "3600")),
+                              **json.loads(os.environ.get("TEST_TRANSPORT", "{}"))},  # fmt: skip
     result_extended=True,
     worker_prefetch_multiplier=4,
     # Events and remote control are sealed with everything else.
