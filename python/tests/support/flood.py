@@ -32,6 +32,7 @@ def flood(where, writer, *arguments):
                     send(good[number * GOOD // WRITES])
                 if number % 100 == 0:
                     assert running.process.poll() is None, running.log[-5000:]
+            writer.calm()
             said = lambda: f"seed {SEED}: {sorted(set(good) - set(where.witness))}\n{running.log[-5000:]}"  # noqa: E731
             try:
                 wait_for(lambda: set(good) <= set(where.witness) or running.process.poll() is not None, 60 + WRITES / 20)
@@ -53,23 +54,21 @@ def flood(where, writer, *arguments):
 
 @contextlib.contextmanager
 def sender(where):
-    """A client that sends a good message for each line that it is given."""
+    """A client that sends a good message for each line that it is given, when the broker takes it."""
     process = subprocess.Popen(
         [sys.executable, str(WORKER / "sender.py")], env=where.environment, cwd=where.directory, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
     )  # fmt: skip
 
     def send(line):
         process.stdin.write(line + "\n")
         process.stdin.flush()
-        assert process.stdout.readline() == "sent\n"
 
     try:
         yield send
     finally:
         process.stdin.close()
         process.wait(30)
-        process.stdout.close()
 
 
 #: Bodies without a signature that make sense to somebody.
@@ -141,6 +140,9 @@ class AmqpWriter:
         if chosen == 2:
             return hard_properties(source)
         return [None, properties(content_type=b"application/json", content_encoding=b"utf-8")][chosen]
+
+    def calm(self):
+        """What only holds a worker up is taken away: here, nothing does."""
 
     def clear(self):
         """Nothing of it is left in the queues of tasks."""
