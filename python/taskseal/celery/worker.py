@@ -2,6 +2,7 @@
 
 from amqp.exceptions import ConnectionError as AMQPConnectionError
 from celery import signals
+from celery.worker import state
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from celery.worker.consumer.control import Control
 from celery.worker.consumer.gossip import Gossip
@@ -60,6 +61,9 @@ class ConsumerMixin:
         except Exception as error:
             text = "%s: Celery raised while it handled the message"
             self.guard.log("Celery raised", text, where(message), exc_info=True)
+            if was_started(message):
+                # A pool of this process has run the task, and the message is as good as acknowledged.
+                return
             refusing = (*self.channel_errors, *getattr(self.app.backend, "connection_errors", ()))
             if isinstance(error, not_of_messages(refusing)):
                 error = Unanswered(f"the broker or the result store refuses: {error}")
@@ -148,6 +152,12 @@ class ConsumerMixin:
 
 def not_of_messages(kinds):
     return tuple(kind for kind in kinds if not issubclass(kind, _OF_MESSAGES))
+
+
+def was_started(message):
+    """Whether Celery has acknowledged the message for its task, which says so to the broker later."""
+    request = state.requests.get(message.headers.get("id"))
+    return request is not None and request.acknowledged
 
 
 def give_back_where_keys_are_away():

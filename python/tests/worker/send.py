@@ -14,6 +14,8 @@ elif what == "delayed":
     print(module.run.apply_async((arguments[0],), countdown=float(arguments[1])).id)
 elif what == "later":
     print(*module.later.apply_async((arguments[0], float(arguments[1])), countdown=float(arguments[1])).get(60))
+elif what == "named":
+    print(module.app.send_task(arguments[0], arguments[2:], task_id=arguments[1]).id)
 elif what == "pids":
     results = [module.who.delay() for _ in range(int(arguments[0]))]
     print(*[result.get(30)[2] for result in results])
