@@ -61,7 +61,9 @@ class Channel(ChannelMixin, filesystem.Channel):
             raise ChannelError(f"cannot write a message to {self.data_folder_out!r}: {error}") from error
 
     def _new_path(self, folder, queue):
-        name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
+        # As kombu's, and in order also within a millisecond.
+        now = time.monotonic_ns()
+        name = f"{now // 10**6}_{now % 10**6:06}-{uuid.uuid4()}.{queue}.msg"
         if os.path.basename(name) != name or "\0" in name:
             raise ChannelError(f"a queue cannot have the name {queue!r}")
         return os.path.join(folder, name)
