@@ -1,5 +1,6 @@
 """Workers against messages that are well written and make no sense: they live, and nothing is stored for such messages."""
 
+import base64
 import json
 import struct
 
@@ -11,7 +12,7 @@ from support.log import refusals_in
 from support.odd import COMMANDS, ELECTIONS, EVENTS, HEADERS, TASK_BODIES, UNSIGNED, frames
 from support.servers import wait_for
 from support.transports import sealing_of
-from support.workers import client, place, worker
+from support.workers import Worker, client, place, worker
 
 import taskseal
 from taskseal.errors import SealError
@@ -188,3 +189,57 @@ def test_a_trusted_signer_with_odd_messages_stops_no_worker(broker, tmp_path, al
         assert set(where.witness) == {"good 0", "good 1"} and running.process.poll() is None
         assert refusals_in(running.log) == sent and sent > 250 and victims(redis) == []
         assert running.log.count("Traceback") == 0, running.log[-5000:]
+
+
+def test_what_others_answer_when_a_worker_starts(tmp_path, alice, redis):
+    """The mailbox for answers is anybody's. What nobody signed is left out of them; odd ones keep no worker from starting."""
+    store = redis_py.Redis.from_url(f"redis://{redis}/0")
+    store.flushall()
+    broker = f"redis://{redis}/0"
+    where = place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_EVENTS="auth")  # fmt: skip
+    sign = taskseal.Sealer(alice.signer()).seal_bytes
+    unsigned = ["", "null", "7", '{"a": {"clock": 7}}', sign('{"a": {}}').replace("A", "B")]
+    odd = [sign(text) for text in ("7", '{"a": 7}', '{"a": {"clock": "x", "revoked": 7}}', '{"a": {"clock": 1, "revoked": [[1]]}}')]
+    with worker(where, "-P", "solo", app="signed_app", name="other"):
+        asks_with(where, store, broker, unsigned, name="first")
+        log = (tmp_path / "first.log").read_text()
+        assert "mingle: sync with 1 nodes" in log and refusals_in(log) == len(unsigned)
+        for number, answer in enumerate(odd[:2]):
+            asks_with(where, store, broker, [answer, *odd], name=f"odd{number}")
+
+
+def asks_with(where, store, broker, answers, name):
+    """Starts a worker that gets these answers to its question who else is there."""
+    with store.pubsub() as listener:
+        listener.psubscribe("/0.celery.pidbox*")
+        started = Worker(where, "-P", "solo", app="signed_app", name=name)
+        try:
+            asked = wait_for(lambda: question(listener), 60)
+            for text in answers:
+                publish_answer(broker, asked, text)
+            started.ready()
+            client(where, "send.py", "two-results")
+        finally:
+            started.stop()
+
+
+def question(listener):
+    """Where the answers go to, of a command that wants some."""
+    message = listener.get_message(timeout=0.1)
+    if message and message["type"] == "pmessage":
+        frame = json.loads(message["data"])
+        body = json.loads(taskseal.inspect_unverified(base64.b64decode(frame["body"]))["body"])
+        return body.get("reply_to") and body
+    return None
+
+
+def publish_answer(broker, asked, text):
+    with kombu.Connection(broker) as connection:
+        channel = connection.default_channel
+        reply = asked["reply_to"]
+        message = channel.prepare_message(text.encode(), 0, "application/data", "utf-8",
+                                          {"ticket": asked["ticket"], "clock": 1}, {})  # fmt: skip
+        exchange = kombu.Exchange(reply["exchange"], type="direct", durable=False)(channel)
+        exchange.declare()
+        channel.basic_publish(message, exchange=exchange.name, routing_key=reply["routing_key"])

@@ -15,12 +15,16 @@ from amqp import spec
 from amqp.exceptions import FrameSyntaxError
 from amqp.method_framing import frame_handler
 from amqp.serialization import loads as amqp_loads
+from kombu.serialization import loads as decoded
 from kombu.transport import pyamqp
 from kombu.utils.imports import symbol_by_name
 from kombu.utils.json import loads
 
 from ...errors import OpenError
+from ..forms import COMMAND_HEADERS, NOT_A_COMMAND, conform, short
+from ..guard import SIGNED, is_not_now, reason_of, root
 from ..refusals import Refusals
+from ..sealing import Unanswered
 from . import frames, virtual
 from .stored import Frame, parsed, stored
 from .virtual import Delivery, TransportMixin
@@ -143,6 +147,23 @@ class Unsealed(Refusals):
 
     max_frame_len = sys.maxsize
 
+    def check_broadcast(self, queue, body, content_type, headers):
+        """Raises `OpenError` for what is not signed in a mailbox of remote control: commands, and answers to them.
+
+        kombu would raise it to whoever waits for an answer. Events and results may be unsigned: who takes them looks.
+        """
+        if not queue.endswith(".pidbox"):
+            return
+        if content_type != SIGNED or not body:
+            raise OpenError(f"the body is not signed: its content type is {short(content_type)}", reason="not-sealed")
+        conform(headers or {}, COMMAND_HEADERS, "header", NOT_A_COMMAND)
+        try:
+            decoded(body, SIGNED, "utf-8", accept={SIGNED})
+        except Exception as error:
+            if is_not_now(error):
+                raise Unanswered(str(root(error))) from error
+            raise reason_of(error) from error
+
 
 class Untracked:
     """What is in flight in a channel that tells no repetition from a redelivery."""
@@ -173,7 +194,10 @@ class ChannelMixin:
         return super(virtual.ChannelMixin, self).basic_publish(message, exchange, routing_key, **kwargs)
 
     def _checked(self, frame, tag, queue, no_ack, since):
-        return frame.delivery(tag, queue)
+        delivery = frame.delivery(tag, queue)
+        if no_ack and "compression" not in delivery["headers"]:
+            self.sealing.check_broadcast(queue, delivery["body"], delivery["content-type"], delivery["headers"])
+        return delivery
 
 
 #: Transports of kombu's that are guarded, and those that seal in the same way.
@@ -244,8 +268,27 @@ def readable_header(buf):
     return frames.header(buf, 2**64 - 1)[0]
 
 
+class AMQPChannel(pyamqp.Channel):
+    """A channel to an AMQP broker that leaves out what is not signed where nothing is acknowledged."""
+
+    def basic_consume(self, queue="", *args, no_ack=False, callback=None, **kwargs):
+        def deliver(msg):
+            headers = msg.properties.get("application_headers") or {}
+            try:
+                if "compression" not in headers:
+                    refusals.check_broadcast(queue, msg.body, msg.properties.get("content_type"), headers)
+            except (OpenError, Unanswered) as error:
+                return refusals.refuse(error, f"message from the queue {queue!r}")
+            return callback(msg)
+
+        refusals = self.connection.client.refusals
+        return super().basic_consume(queue, *args, no_ack=no_ack, callback=deliver if no_ack else callback, **kwargs)
+
+
 class AMQPConnection(pyamqp.Connection):
     """A connection to an AMQP broker that reads whatever a publisher chose."""
+
+    Channel = AMQPChannel
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, frame_handler=reader, **kwargs)
