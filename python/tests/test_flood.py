@@ -51,6 +51,13 @@ def test_redis(tmp_path, redis, alice, pool):
     flood(where, writer, "-P", pool, "-c", "2", "-Q", "celery,second")
 
 
+def test_redis_with_signed_bodies(tmp_path, redis, alice):
+    redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
+    where = place(tmp_path, alice, f"redis://{redis}/0", f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_EVENTS="auth", TEST_PRIORITY="5")  # fmt: skip
+    flood(where, RedisWriter(redis), "-P", "prefork", "-c", "2", "-Q", "celery,second")
+
+
 def test_the_file_system(tmp_path, redis, alice):
     redis_py.Redis.from_url(f"redis://{redis}/0").flushall()
     messages, tables = tmp_path / "messages", tmp_path / "tables"

@@ -4,13 +4,16 @@ The environments are made by `scripts/test`, with the same wheel of this package
 """
 
 import contextlib
+import json
 import subprocess
 from dataclasses import replace
 
 import pytest
 import redis as redis_py
 from conftest import environment_of
+from support.odd import frames
 from support.raw_amqp import HARD_PROPERTIES, Publisher
+from support.servers import wait_for
 from support.transports import plain_amqp
 from support.workers import WORKER, client, place, worker
 
@@ -68,3 +71,25 @@ def test_the_decompressor_of_these_versions_keeps_a_limit(python):
     executable, _ = python
     done = subprocess.run([executable, str(WORKER / "zstandard_limits.py")], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_signed_bodies_over_kombus_own_transport(tmp_path, alice, redis, python):
+    """The guard around Celery's consumer and kombu's channel, on the consumer and the channel of these versions."""
+    executable, _ = python
+    store = redis_py.Redis.from_url(f"redis://{redis}/0")
+    store.flushall()
+    where = place(tmp_path, alice, f"redis://{redis}/0", f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_EVENTS="auth")  # fmt: skip
+    where = replace(where, python=executable)
+    client(where, "send.py", "run", "stolen")
+    items = frames(json.loads(store.lpop("celery")))
+    with worker(where, "-P", "prefork", "-c", "1", "-E", app="signed_app") as running:
+        for item in items:
+            store.lpush("celery", item)
+            store.publish("/0.celery.pidbox", item)
+            store.publish("/0.celeryev/worker.heartbeat", item)
+        client(where, "send.py", "run", "good")
+        wait_for(lambda: "good" in where.witness and store.llen("celery") == 0, 60)
+        client(where, "send.py", "two-results")
+        assert running.process.poll() is None and set(where.witness) <= {"good", "stolen"}
+        assert "Traceback" not in running.log and "Connection to broker lost" not in running.log, running.log[-5000:]

@@ -18,6 +18,7 @@ app.conf.update(
     result_serializer="auth",
     accept_content=["auth"],
     event_serializer=os.environ.get("TEST_EVENTS", "json"),
+    task_default_priority=int(os.environ.get("TEST_PRIORITY", "0")),
     broker_connection_retry_on_startup=True,
 )
 if os.environ["TEST_SECURITY"] == "ours":
