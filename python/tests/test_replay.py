@@ -195,6 +195,33 @@ def test_a_message_is_kept_while_the_certificate_store_is_away(kind, request, tm
     assert not sealing.refusals
 
 
+@pytest.mark.parametrize("kind", ["memory", "redis", "amqp"])
+def test_a_message_is_kept_while_its_signers_file_cannot_be_read(kind, request, tmp_path, alice, bob, caplog, monkeypatch):
+    """Others are not held up for ever: a signer that is known is heard, and a stranger is one again once the store is whole."""
+    where = place_of(kind, request, tmp_path)
+    for module in ("virtual", "pyamqp"):
+        monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
+    trusted = tmp_path / "trusted"
+    trusted.mkdir()
+    (trusted / "alice.pem").write_text(alice.pem)
+    (trusted / "bob.pem").write_text(bob.pem)
+    sealing = sealing_of(alice, [], store=taskseal.CertStore.open(trusted, reload_interval=0, grace=0))
+    with connect(where, sealing) as connection, connect(where, sealing_of(bob, [])) as theirs:
+        (trusted / "bob.pem").write_text(bob.pem[:700])
+        publish(theirs, ["from bob"])
+        publish(connection, ["from alice"])
+        seen = consume(connection, timeout=5, enough=1, seconds=20)
+        assert [message.payload for message in seen] == [["from alice"]]
+        assert "bob.pem, line 1: the PEM text is damaged" in caplog.text and not sealing.refusals
+        (trusted / "bob.pem").write_text(bob.pem)
+        assert [message.payload for message in consume(connection)] == [["from bob"]]
+        assert not sealing.refusals
+        (trusted / "bob.pem").unlink()
+        publish(theirs, ["from a stranger"])
+        assert consume(connection, timeout=0.5) == []
+        assert sealing.refusals == {"unknown-signer": 1}
+
+
 class Failing:
     """An opener whose keys do not answer."""
 
