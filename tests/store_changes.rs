@@ -35,10 +35,11 @@ impl Place {
         for (name, text) in files {
             fs::write(dir.path().join("trusted").join(name), text).unwrap();
         }
-        // Lookups do not look by themselves: the clock is the test's.
         let options = Options::new().reload_interval(INTERVAL).grace(GRACE);
         let store = options.open(dir.path().join("trusted")).unwrap();
-        let now = Instant::now();
+        // Ahead of the machine's clock, so that nothing is ever due by that.
+        let now = Instant::now() + Duration::from_secs(24 * 3600);
+        store.refresh_at(now);
         Self { dir, store, now }
     }
 
@@ -292,6 +293,35 @@ fn a_message_of_a_signer_that_may_be_known_is_not_refused() {
         place.write("a.pem", &a);
         place.after(5);
     }
+}
+
+/// A certificate that came since the last look, and a message of its signer right after it.
+#[test]
+fn a_signer_who_is_not_found_is_looked_for_at_most_once_a_second() {
+    let mut place = Place::new(&[("a.pem", pem("a"))]);
+    place.after(5);
+    place.write("b.pem", pem("b"));
+    let later = |millis| place.now + Duration::from_millis(millis);
+    assert!(!place.store.refresh_for_unknown_at(later(500)));
+    assert!(place.store.refresh_for_unknown_at(later(1_000)));
+    assert!(
+        !place.store.refresh_for_unknown_at(later(3_000)),
+        "there is nothing new"
+    );
+    place.expect(4, &["a", "b"], None);
+
+    // By the clock of the machine, as a lookup asks it.
+    let store = Options::new()
+        .reload_interval(GRACE)
+        .open(place.path(""))
+        .unwrap();
+    let c = named("c");
+    place.write("c.pem", c.to_pem());
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(store.lookup(c.id()), Lookup::Found(c));
+    let quiet = FsCertStore::open(place.path("")).unwrap();
+    place.write("d.pem", pem("d"));
+    assert!(!quiet.refresh_for_unknown_at(Instant::now() + GRACE));
 }
 
 /// Reload asks for everything, whatever the clock says; without an interval nothing else does.

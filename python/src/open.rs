@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+use taskseal::OpenError;
 use taskseal::envelope::dangerous_inspect_unverified;
 
 use crate::certificate::Certificate;
@@ -111,24 +112,14 @@ impl Opener {
         at: Option<f64>,
     ) -> PyResult<Opened> {
         let (wire, at) = (wire.as_bytes()?, choices::time(at)?);
-        let opener = self.opener(py);
-        let opened = detached(py, || opener.open_message_at(content_type, wire, at));
-        opened.map_or_else(
-            |error| Err(error.into_py_err()),
-            |opened| Ok(Opened::new(py, &opened)),
-        )
+        self.run(py, |opener| opener.open_message_at(content_type, wire, at))
     }
 
     /// Opens a wire form that is known to have come as `application/data`.
     #[pyo3(signature = (wire, *, at=None))]
     fn open(&self, py: Python<'_>, wire: Input<'_>, at: Option<f64>) -> PyResult<Opened> {
         let (wire, at) = (wire.as_bytes()?, choices::time(at)?);
-        let opener = self.opener(py);
-        let opened = detached(py, || opener.open_at(wire, at));
-        opened.map_or_else(
-            |error| Err(error.into_py_err()),
-            |opened| Ok(Opened::new(py, &opened)),
-        )
+        self.run(py, |opener| opener.open_at(wire, at))
     }
 
     /// The store.
@@ -139,6 +130,25 @@ impl Opener {
 }
 
 impl Opener {
+    fn run<'w>(
+        &self,
+        py: Python<'_>,
+        open: impl Fn(&taskseal::Opener) -> Result<taskseal::Opened<'w>, OpenError> + Sync,
+    ) -> PyResult<Opened> {
+        let once = || {
+            let opener = self.opener(py);
+            detached(py, || open(&opener))
+        };
+        let opened = match once() {
+            Err(OpenError::UnknownSigner { .. }) if self.store.get().has_news(py) => once(),
+            opened => opened,
+        };
+        opened.map_or_else(
+            |error| Err(error.into_py_err()),
+            |opened| Ok(Opened::new(py, &opened)),
+        )
+    }
+
     /// The library's opener, on the certificates of this moment.
     fn opener(&self, py: Python<'_>) -> taskseal::Opener {
         let set = self.store.get().current(py);
@@ -171,7 +181,7 @@ impl Opened {
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if self.content_type != "application/json" {
             let content_type = self.content_type.clone();
-            return Err(taskseal::OpenError::NotJson { content_type }.into_py_err());
+            return Err(OpenError::NotJson { content_type }.into_py_err());
         }
         py.import("json")?.call_method1("loads", (&self.body,))
     }
@@ -209,7 +219,7 @@ pub(crate) fn inspect_unverified<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let wire = wire.as_bytes()?;
     let parts = dangerous_inspect_unverified(wire, None)
-        .map_err(|error| taskseal::OpenError::from(error).into_py_err())?;
+        .map_err(|error| OpenError::from(error).into_py_err())?;
     let dict = PyDict::new(py);
     dict.set_item("format", parts.format().as_str())?;
     dict.set_item("signer", parts.signer_id())?;

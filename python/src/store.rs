@@ -146,6 +146,16 @@ impl CertStore {
         }
     }
 
+    /// Whether other certificates are there than at the last look: asked when a signer was not found.
+    pub(crate) fn has_news(&self, py: Python<'_>) -> bool {
+        let news = match &self.0 {
+            Source::Memory(_) => false,
+            Source::Files(store) => store.refresh_for_unknown(),
+        };
+        logging::flush(py);
+        news
+    }
+
     /// The certificates now. Looks at the files when that is due, and reads those that have changed.
     pub(crate) fn current(&self, py: Python<'_>) -> Snapshot {
         let current = match &self.0 {

@@ -246,6 +246,24 @@ def test_stores_of_files(alice, bob, tmp_path):
     assert [cert.get_id() for cert in FSCertStore(str(tmp_path)).itercerts()] == ["alice 7"]
 
 
+def test_keys_and_certificates_as_editors_and_tools_leave_them(alice, bob):
+    """A byte order mark, indentation, everything on one line; a certificate with its chain is the first one."""
+    def one_line(pem):
+        first, *body, last = pem.strip().split("\n")
+        return first + "".join(body) + last
+
+    def indented(pem):
+        return "".join(f"    {line}\n" for line in pem.split("\n"))
+
+    for change in ("\ufeff{}".format, one_line, indented, str.strip, lambda pem: pem.replace("\n", "\r\n")):
+        key, cert = PrivateKey(change(alice.key_pem)), Certificate(change(alice.pem))
+        wire = SecureSerializer(key, cert, CertStore()).serialize("foo")
+        assert ours(None, None, [alice]).deserialize(wire) == "foo"
+    assert Certificate(alice.pem.strip() + bob.pem) == Certificate(alice.pem)
+    with pytest.raises(SecurityError, match="BEGIN or END line"):
+        Certificate(alice.pem.replace("-----BEGIN", "--BEGIN") + bob.pem)
+
+
 def test_a_store_of_files_says_when_it_cannot_tell(alice, bob, tmp_path):
     """The error at the root says that the message is not to be lost."""
     (tmp_path / "alice.pem").write_text(alice.pem)

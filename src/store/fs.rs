@@ -11,6 +11,9 @@ use super::shelf::Shelf;
 use super::{CertStore, Lookup, Role, Snapshot, StoreError, files, reading};
 use crate::certificate::Certificate;
 
+/// How often unknown signers make a store look for changes before that is due. Anyone may send messages of unknown signers.
+const STRANGERS: Duration = Duration::from_secs(1);
+
 /// How many things that are wrong with a store one look puts into the log.
 const MAX_LINES: usize = 20;
 
@@ -211,19 +214,38 @@ impl FsCertStore {
 
     /// Like [`refresh`](Self::refresh), as if it were `now`.
     pub fn refresh_at(&self, now: Instant) {
-        let Some(interval) = self.options.reload_interval else {
-            return;
-        };
+        if let Some(interval) = self.options.reload_interval {
+            self.look_after(interval, now);
+        }
+    }
+
+    /// Looks for changes because a signer was not found, before it is due: its certificate may have come since the last look.
+    /// At most once a second, and not without an [interval](Options::reload_interval). Whether there was a change.
+    pub fn refresh_for_unknown(&self) -> bool {
+        self.refresh_for_unknown_at(Instant::now())
+    }
+
+    /// Like [`refresh_for_unknown`](Self::refresh_for_unknown), as if it were `now`.
+    pub fn refresh_for_unknown_at(&self, now: Instant) -> bool {
+        let interval = self.options.reload_interval;
+        interval.is_some_and(|interval| self.look_after(interval.min(STRANGERS), now))
+    }
+
+    /// Looks, if the last look was so long ago. Whether there was a change.
+    fn look_after(&self, pause: Duration, now: Instant) -> bool {
         // Somebody else is looking: what was there before is good enough.
         let Ok(mut watched) = self.shelf.try_lock() else {
-            return;
+            return false;
         };
-        if now.saturating_duration_since(watched.looked) >= interval {
-            watched.looked = now;
-            if watched.shelf.look(now, false) {
-                let _ = self.swap(&mut watched, false);
-            }
+        if now.saturating_duration_since(watched.looked) < pause {
+            return false;
         }
+        watched.looked = now;
+        let changed = watched.shelf.look(now, false);
+        if changed {
+            let _ = self.swap(&mut watched, false);
+        }
+        changed
     }
 
     /// The certificates at this moment, after a look if that is due.
@@ -293,7 +315,10 @@ impl Watched {
 
 impl CertStore for FsCertStore {
     fn lookup(&self, id: &str) -> Lookup {
-        self.snapshot().lookup(id)
+        match self.snapshot().lookup(id) {
+            Lookup::Unknown if self.refresh_for_unknown() => self.current().lookup(id),
+            answer => answer,
+        }
     }
 
     fn certificates(&self) -> Vec<Certificate> {
