@@ -198,17 +198,9 @@ fn has_other_purpose(purposes: Element<'_>) -> Result<bool, Malformed> {
 
 /// Whether the basic constraints say so. Those that cannot be read may.
 fn is_ca(all: &[Extension<'_>]) -> bool {
-    let read = || {
-        let Some(constraints) = only(all, rfc5280::ID_CE_BASIC_CONSTRAINTS)? else {
-            return Ok(false);
-        };
-        let mut inside = constraints.tagged(tag::SEQUENCE)?.inside();
-        match inside.optional(tag::BOOLEAN)? {
-            Some(ca) => ca.boolean(),
-            None => Ok(false),
-        }
-    };
-    read().unwrap_or(true)
+    let oid = rfc5280::ID_CE_BASIC_CONSTRAINTS;
+    let constraints = all.iter().find(|one| one.oid == oid.as_bytes());
+    constraints.is_some_and(|one| super::link::is_ca(one.value).unwrap_or(true))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Link {
 }
 
 /// `BasicConstraints` (RFC 5280, 4.2.1.9).
-fn is_ca(value: &[u8]) -> Result<bool, Malformed> {
+pub(super) fn is_ca(value: &[u8]) -> Result<bool, Malformed> {
     let mut fields = Element::only(value)?.tagged(tag::SEQUENCE)?.inside();
     let ca = fields.optional(tag::BOOLEAN)?;
     Ok(ca.is_some_and(|ca| ca.value() != [0]))
