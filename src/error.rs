@@ -133,9 +133,50 @@ impl From<&str> for Untrusted {
     }
 }
 
+/// Whether a character is one that nobody sees, or that changes how those around it are shown: control characters, marks of
+/// direction, separators of lines, zero-width and other format characters (Unicode's Cc, Cf, Zl and Zp).
+///
+/// Text that somebody else wrote is shown with these escaped.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Untrusted;
+    use super::{Untrusted, is_hidden};
+
+    #[test]
+    fn hidden_characters_are_escaped_in_untrusted_text() {
+        let mut hidden = 0;
+        for c in ('\0'..=char::MAX).filter(|c| is_hidden(*c)) {
+            let shown = Untrusted::new(&format!("a{c}b")).to_string();
+            assert!(!shown.contains(c), "{:x}", u32::from(c));
+            hidden += 1;
+        }
+        assert!(hidden > 200);
+        assert!("aä ñ漢\u{301}\u{5d0}😀".chars().all(|c| !is_hidden(c)));
+    }
 
     #[test]
     fn untrusted_text_is_escaped_and_cut() {

@@ -70,6 +70,7 @@ pub mod pss;
 pub mod public_key;
 mod refusals;
 pub mod seal;
+pub mod secret;
 pub mod signer;
 pub mod store;
 pub mod tally;

@@ -288,13 +288,20 @@ fn keys_are_32_bytes_of_base64url_and_are_not_printed() {
     let text = keys.expose_text().to_owned();
     assert!(!format!("{keys:?}").contains(&text));
     assert!(!format!("{:?}", Fernet::new(keys)).contains(&text));
-    let again = SoftwareKeys::from_text(&text).unwrap();
-    assert_eq!(again.expose_text(), text);
+    for (before, after) in [("", ""), ("", "\n"), (" '", "'\r\n"), ("\u{feff}\"", "\"")] {
+        for key in [text.clone(), text.replace('-', "+").replace('_', "/")] {
+            let again = SoftwareKeys::from_text(&format!("{before}{key}{after}")).unwrap();
+            assert_eq!(again.expose_text(), text);
+        }
+    }
     for bad in [
         "",
         "short",
         &text[..43],
         &format!("{text}="),
+        &format!("'{text}"),
+        &format!("{} {}", &text[..20], &text[20..]),
+        &text.replacen(char::is_alphanumeric, "ä", 1),
         &"A".repeat(44),
         &text.replace('=', "A"),
     ] {

@@ -233,7 +233,16 @@ fn keys_come_from_the_environment_when_asked_for() {
     for (first, previous, named) in [
         (None, Some(old.as_str()), "KOMBU_FERNET_KEY is not set"),
         (Some("secret"), None, "KOMBU_FERNET_KEY holds no"),
-        (Some(&new), Some(""), "KOMBU_FERNET_KEY_PREVIOUS holds no"),
+        (
+            Some(" \n"),
+            Some(&old),
+            "KOMBU_FERNET_KEY is not set or empty",
+        ),
+        (
+            Some(&new),
+            Some("\u{fffd}"),
+            "KOMBU_FERNET_KEY_PREVIOUS holds no",
+        ),
     ] {
         let error = environment(first, previous).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Permanent);

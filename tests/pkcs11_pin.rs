@@ -20,7 +20,7 @@ use support::softhsm::{self, PIN, SoftHsm, Token};
 use support::spy::{Spy, spy};
 use taskseal::error::ErrorClass;
 use taskseal::pkcs11::{
-    Builder, Error, Health, Pin, PinError, PinSource, Pkcs11Signer, Rv, TokenFlags,
+    Builder, Error, Health, Pin, PinError, PinSource, Pkcs11Signer, Rv, TokenFlags, Uri, UriError,
     forget_refused_pins,
 };
 use taskseal::{Signer, SigningKey};
@@ -214,6 +214,85 @@ fn a_pin_that_cannot_be_read_is_an_error_and_not_an_empty_pin() {
             })
         ));
         assert_eq!(spy.count("C_Login"), 0);
+    });
+}
+
+#[test]
+fn a_pin_with_something_that_nobody_sees_is_refused_before_any_login() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let file = hsm.directory().join("pin");
+        for bad in [
+            format!(" {PIN}"),
+            format!("{PIN} "),
+            format!("{PIN}\t"),
+            format!("{PIN}\0"),
+            format!("{PIN}\u{200b}"),
+            format!("\u{feff} {PIN}"),
+        ] {
+            assert!(matches!(Pin::new(bad.clone()), Err(PinError::Form(_))));
+            std::fs::write(&file, format!("{bad}\n")).unwrap();
+            let given = bad.clone();
+            for source in [
+                PinSource::File(file.clone()),
+                PinSource::callback(move |_| Pin::new(given.clone())),
+            ] {
+                let error = builder.clone().pin(source).open_key().unwrap_err();
+                assert!(matches!(error, Error::NoPin { .. }), "{error}");
+                assert!(!error.to_string().contains(PIN), "{error}");
+            }
+            let escaped: String = bad.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let uri = format!("pkcs11:token=t?pin-value={escaped}").parse::<Uri>();
+            assert!(matches!(uri, Err(UriError::Value { .. })), "{uri:?}");
+        }
+        // UTF-16, as some editors write it.
+        let wide: Vec<u8> = PIN.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&file, [&b"\xff\xfe"[..], &wide].concat()).unwrap();
+        let from_file = builder.clone().pin(PinSource::File(file.clone()));
+        let error = from_file.open_key().unwrap_err();
+        assert!(error.to_string().contains("UTF-16"), "{error}");
+        assert_eq!(spy.count("C_Login"), 0);
+
+        // A newline and a mark are no part of it, in any source.
+        let mut sources = Vec::new();
+        for good in [format!("{PIN}\n"), format!("\u{feff}{PIN}\r\n")] {
+            assert!(Pin::new(good.clone()).is_ok());
+            std::fs::write(&file, format!("{good}a second line\n")).unwrap();
+            sources.push(PinSource::Value(Pin::new(good).unwrap()));
+            sources.push(PinSource::File(file.clone()));
+        }
+        for source in sources {
+            drop(builder.clone().pin(source).open_key().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_uri_that_says_where_its_pin_is_goes_before_the_program() {
+    softhsm::test(|hsm| {
+        let (_, builder, spy) = token(hsm);
+        let file = hsm.directory().join("pin");
+        std::fs::write(&file, PIN).unwrap();
+        for uri in [
+            format!("pkcs11:?pin-value={PIN}"),
+            format!("pkcs11:?pin-source=file:{}", file.display()),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            // In whichever order the builder is told of the two.
+            for builder in [
+                builder.clone().uri(&uri).pin(value("00000000")),
+                builder.clone().pin(value("00000000")).uri(&uri),
+            ] {
+                drop(builder.open_key().unwrap());
+            }
+        }
+        assert!(spy.count("C_Login") >= 1);
+        let wrong: Uri = "pkcs11:?pin-value=00000000".parse().unwrap();
+        let error = builder.uri(&wrong).pin(value(PIN)).open_key().err();
+        assert!(
+            matches!(error, Some(Error::PinRefused { .. }) | None),
+            "{error:?}"
+        );
     });
 }
 

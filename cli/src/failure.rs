@@ -12,6 +12,7 @@ use taskseal::error::{
 };
 
 use crate::output::{self, style};
+use crate::unshown::without_secrets;
 
 /// What went wrong, in the words that the user gets. Exit code 1.
 #[derive(Debug, Serialize)]
@@ -105,18 +106,23 @@ impl Failure {
         if self.quiet {
             return;
         }
+        let shown = Self {
+            error: without_secrets(&self.error),
+            hint: self.hint.as_deref().map(without_secrets),
+            ..*self
+        };
         let mut err = anstream::stderr().lock();
         // Nobody is left to tell when stderr is closed.
         let _ = if json {
-            output::json_line(&mut err, self)
+            output::json_line(&mut err, &shown)
         } else {
             let (bad, dim) = (style::BAD, style::DIM);
-            writeln!(err, "taskseal: {bad}error:{bad:#} {}", self.error).and_then(|()| match &self
-                .hint
-            {
-                Some(hint) => writeln!(err, "{dim}hint:{dim:#} {hint}"),
-                None => Ok(()),
-            })
+            writeln!(err, "taskseal: {bad}error:{bad:#} {}", shown.error).and_then(
+                |()| match &shown.hint {
+                    Some(hint) => writeln!(err, "{dim}hint:{dim:#} {hint}"),
+                    None => Ok(()),
+                },
+            )
         };
     }
 }

@@ -12,13 +12,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE;
 use serde::Serialize;
 #[cfg(feature = "pkcs11")]
 use taskseal::pkcs11::Uri;
 use taskseal::{ErrorClass, Fernet, MultiFernet};
-use zeroize::Zeroizing;
 
 use crate::args::Global;
 #[cfg(feature = "pkcs11")]
@@ -63,10 +60,14 @@ impl FromStr for KeySource {
     }
 }
 
-/// Whether a text has the form of a key, which no file should have as its name.
+/// Whether a text has the form of a key, in either alphabet and with or without its quotes, which no file should have as its name.
 fn is_key(text: &str) -> bool {
-    let bytes = URL_SAFE.decode(text).map(Zeroizing::new);
-    bytes.is_ok_and(|bytes| bytes.len() == 32)
+    let text = taskseal::secret::fernet_key(text.as_bytes()).unwrap_or_default();
+    let digits = text.trim_end_matches('=');
+    digits.len() == 43
+        && digits
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
 }
 
 impl KeySource {

@@ -33,7 +33,8 @@ impl FromStr for KeySource {
 
 /// Whether it names something on a token, and no file.
 pub(crate) fn is_uri(text: &str) -> bool {
-    text.get(..7)
+    text.trim_start()
+        .get(..7)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("pkcs11:"))
 }
 
@@ -56,7 +57,7 @@ impl KeySource {
 /// Parses the URI of a token.
 #[cfg(feature = "pkcs11")]
 pub(crate) fn token_uri(text: &str) -> Result<Box<taskseal::pkcs11::Uri>, String> {
-    match text.parse() {
+    match text.trim().parse() {
         Ok(uri) => Ok(Box::new(uri)),
         Err(error) => Err(taskseal::pkcs11::UriError::to_string(&error)),
     }
@@ -169,7 +170,7 @@ mod pem {
     }
 
     fn password_for(path: &Path) -> Result<Secret, Failure> {
-        if let Some(password) = secret::from_env("TASKSEAL_KEY_PASSWORD") {
+        if let Some(password) = secret::from_env("TASKSEAL_KEY_PASSWORD")? {
             return Ok(password);
         }
         let no_password = |reason: &str| {

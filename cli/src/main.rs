@@ -27,6 +27,7 @@ mod secret;
 mod store;
 #[cfg(feature = "pkcs11")]
 mod token;
+mod unshown;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -110,7 +111,8 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if arguments.iter().any(|argument| argument == "--json") {
         Failure::usage(error).report(true);
     } else {
-        let _ = error.print();
+        let text = unshown::without_secrets(&error.render().ansi().to_string());
+        let _ = write!(anstream::stderr(), "{text}");
     }
     ExitCode::from(USAGE)
 }

@@ -117,8 +117,8 @@ fn report(opened: &Opened<'_>, global: Global) -> io::Result<()> {
     let left = format!("{} ({days} days left)", output::time(signer.not_after()));
     let content = format!(
         "{} {dim}({}; not covered by the signature){dim:#}",
-        opened.content_type(),
-        opened.content_encoding()
+        output::escaped(opened.content_type()),
+        output::escaped(opened.content_encoding())
     );
     output::facts(
         &mut err,

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use anstyle::Style;
 use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
+use taskseal::error::is_hidden;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use unicode_width::UnicodeWidthStr as _;
@@ -33,6 +35,7 @@ pub(crate) fn warn(global: Global, text: &str) {
     struct Warning<'a> {
         warning: &'a str,
     }
+    let text = &crate::unshown::without_secrets(text);
     let mut err = anstream::stderr().lock();
     let yellow = style::WARNING;
     // A warning that nobody can read stops nothing.
@@ -49,16 +52,74 @@ pub(crate) fn warn(global: Global, text: &str) {
 
 /// One JSON object on one line.
 pub(crate) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    writeln!(out, "{}", serde_json::to_string(value)?)
+    let mut text = Vec::new();
+    write_json(&mut text, CompactFormatter, value)?;
+    text.push(b'\n');
+    out.write_all(&text)
 }
 
 /// A JSON object for people and programs, over several lines.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    writeln!(
-        io::stdout().lock(),
-        "{}",
-        serde_json::to_string_pretty(value)?
-    )
+    let mut text = Vec::new();
+    write_json(&mut text, PrettyFormatter::new(), value)?;
+    text.push(b'\n');
+    io::stdout().lock().write_all(&text)
+}
+
+fn write_json(
+    out: &mut Vec<u8>,
+    formatter: impl Formatter,
+    value: &impl Serialize,
+) -> io::Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(
+        out,
+        Escaping(formatter),
+    ))?;
+    Ok(())
+}
+
+/// Writes JSON with all characters escaped that nobody sees: whoever reads it on a terminal sees what is there.
+struct Escaping<F>(F);
+
+/// What is done as the other formatter does it.
+macro_rules! as_before {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
+        fn $name<W: ?Sized + Write>(&mut self, out: &mut W, $($argument: $type),*) -> io::Result<()> {
+            self.0.$name(out, $($argument),*)
+        }
+    )*};
+}
+
+impl<F: Formatter> Formatter for Escaping<F> {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        out: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut units = [0; 2];
+        for char in fragment.chars() {
+            if is_hidden(char) {
+                for unit in char.encode_utf16(&mut units) {
+                    write!(out, "\\u{unit:04x}")?;
+                }
+            } else {
+                write!(out, "{char}")?;
+            }
+        }
+        Ok(())
+    }
+
+    as_before! {
+        begin_array();
+        end_array();
+        begin_array_value(first: bool);
+        end_array_value();
+        begin_object();
+        end_object();
+        begin_object_key(first: bool);
+        begin_object_value();
+        end_object_value();
+    }
 }
 
 /// Names and values in two columns. A value of several lines keeps its column.
@@ -131,19 +192,13 @@ impl Table {
 pub(crate) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for char in text.chars() {
-        if is_unsafe(char) {
+        if is_hidden(char) {
             safe.extend(char.escape_default());
         } else {
             safe.push(char);
         }
     }
     safe
-}
-
-/// Control characters, and those that turn the direction of the text around them.
-fn is_unsafe(char: char) -> bool {
-    char.is_control()
-        || matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The first characters of a text that is too long for a line.
@@ -190,7 +245,7 @@ pub(crate) fn start_logging(global: Global) {
     let mut targets = Targets::new().with_target("taskseal", level);
     if global.verbose == 0 {
         targets = targets
-            .with_target("taskseal::open", LevelFilter::ERROR)
+            .with_target("taskseal::refusals", LevelFilter::ERROR)
             .with_target("taskseal::pkcs11::session", LevelFilter::ERROR);
     }
     let ansi = !matches!(
@@ -201,11 +256,33 @@ pub(crate) fn start_logging(global: Global) {
         .compact()
         .without_time()
         .with_ansi(ansi)
-        .with_writer(io::stderr);
+        .with_writer(|| Visible(io::stderr()));
     // Fails only if there is one already.
     let _ = tracing::subscriber::set_global_default(
         tracing_subscriber::registry().with(targets).with(layer),
     );
+}
+
+/// Writes lines with all characters escaped that nobody sees. The formatter's own colours stay; it escapes others itself.
+struct Visible<W>(W);
+
+impl<W: Write> Write for Visible<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut safe = String::with_capacity(line.len());
+        for char in String::from_utf8_lossy(line).chars() {
+            if is_hidden(char) && !matches!(char, '\n' | '\u{1b}') {
+                safe.extend(char.escape_default());
+            } else {
+                safe.push(char);
+            }
+        }
+        self.0.write_all(safe.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Whether stdout is a terminal.
@@ -215,10 +292,23 @@ pub(crate) fn stdout_is_terminal() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{days_between, escaped, shortened, time};
+    use super::{Visible, days_between, escaped, json_line, shortened, time, write_json};
+    use serde_json::ser::PrettyFormatter;
+    use std::io::Write as _;
     use std::time::{Duration, SystemTime};
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn lines_of_the_log_show_what_is_in_them() {
+        let mut line = Vec::new();
+        let text = "\u{1b}[2mfile\u{1b}[0m=a\rb\u{9b}2J\u{202e}ä\n";
+        Visible(&mut line).write_all(text.as_bytes()).unwrap();
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            "\u{1b}[2mfile\u{1b}[0m=a\\rb\\u{9b}2J\\u{202e}ä\n"
+        );
+    }
 
     #[test]
     fn times_out_of_range_do_not_panic() {
@@ -240,6 +330,33 @@ mod tests {
         ] {
             assert_eq!(days_between(now, at), days);
         }
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through_json() {
+        let odd = "a\u{1b}[2J\u{7f}\u{9b}\u{200b}\u{202e}\u{2028}\u{feff}\u{e0041}\"\\ä😀";
+        let mut lines = Vec::new();
+        for formatted in [0, 1] {
+            let mut line = Vec::new();
+            let value = serde_json::json!({ odd: [odd, { "b": odd }] });
+            if formatted == 0 {
+                json_line(&mut line, &value).unwrap();
+            } else {
+                write_json(&mut line, PrettyFormatter::new(), &value).unwrap();
+            }
+            assert_eq!(
+                serde_json::from_slice::<serde_json::Value>(&line).unwrap(),
+                value
+            );
+            lines.push(String::from_utf8(line).unwrap());
+        }
+        let text = lines.concat();
+        assert!(
+            text.chars()
+                .all(|char| char == '\n' || !taskseal::error::is_hidden(char)),
+            "{text}"
+        );
+        assert!(text.contains("\\u202e") && text.contains("\\udb40\\udc41") && text.contains('ä'));
     }
 
     #[test]

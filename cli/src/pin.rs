@@ -45,14 +45,17 @@ pub(crate) fn new_pin(
 ) -> Result<Pin, Failure> {
     let secret = entered(what, file, variable)
         .map_err(|failure| failure.hint(format!("use {option} FILE or the variable {variable}")))?;
-    Pin::new(secret.as_str()).map_err(|error| credential(what, &error.to_string()))
+    Pin::new(secret.as_str()).map_err(|error| match error {
+        PinError::Form(error) => credential(what, error.as_str()),
+        error => credential(what, &error.to_string()),
+    })
 }
 
 fn entered(what: &str, file: Option<&Path>, variable: &str) -> Result<Secret, Failure> {
     if let Some(file) = file {
         return secret::from_file(what, file);
     }
-    if let Some(value) = secret::from_env(variable) {
+    if let Some(value) = secret::from_env(variable)? {
         return Ok(value);
     }
     if !secret::can_prompt() {

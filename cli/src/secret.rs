@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
+use taskseal::secret::{SecretError, first_line, password};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
@@ -31,13 +32,11 @@ pub(crate) fn from_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     if bytes.len() > MAX_FILE {
         return Err(failed("it is larger than 4096 bytes"));
     }
-    let line = bytes
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let line = password(first_line(&bytes)).map_err(|error| match error {
+        SecretError::Empty => failed("its first line is empty"),
+        error => failed(error.as_str()),
+    })?;
     match std::str::from_utf8(line) {
-        Ok("") => Err(failed("its first line is empty")),
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(_) => Err(failed("it is not UTF-8")),
     }
@@ -59,7 +58,11 @@ pub(crate) fn whole_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     File::open(path)
         .and_then(|file| file.take(MAX as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| failed(&error.to_string()))?;
-    match std::str::from_utf8(&bytes) {
+    let whole = match password(&bytes) {
+        Err(SecretError::Utf16) => return Err(failed(SecretError::Utf16.as_str())),
+        whole => whole.unwrap_or_default(),
+    };
+    match std::str::from_utf8(whole) {
         Ok(_) if bytes.len() > MAX => Err(failed("it is larger than 256 KiB")),
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(_) => Err(failed("it is not UTF-8")),
@@ -67,11 +70,19 @@ pub(crate) fn whole_file(what: &str, path: &Path) -> Result<Secret, Failure> {
 }
 
 /// An environment variable; `None` when it is not set or empty.
-pub(crate) fn from_env(name: &str) -> Option<Secret> {
-    std::env::var(name)
-        .ok()
-        .filter(|value| !value.is_empty())
-        .map(Zeroizing::new)
+pub(crate) fn from_env(name: &str) -> Result<Option<Secret>, Failure> {
+    use std::env::VarError;
+
+    match std::env::var(name).map(Zeroizing::new) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => Err(Failure::new(
+            "secret",
+            taskseal::ErrorClass::Credential,
+            format!("the variable {name} cannot be used: it is not UTF-8"),
+        )),
+    }
 }
 
 /// Whether somebody sees a prompt. Stdin and stdout may be pipes: the answer is read from the terminal itself.

@@ -6,6 +6,8 @@ mod support;
 
 use std::process::Stdio;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use predicates::prelude::PredicateBooleanExt as _;
 use predicates::str::contains;
 use support::{BODY, Place, json_on_stderr, json_on_stdout, other_key, stderr, stdout};
@@ -311,6 +313,40 @@ fn inspect_lets_no_terminal_sequence_through() {
     );
     let facts = json_on_stdout(&place.run("inspect --json sealed").success());
     assert_eq!(facts["body_hex"], "ff0001");
+}
+
+#[test]
+fn nothing_hidden_gets_through_json_either() {
+    let place = Place::with_worker();
+    let odd = "a\u{1b}[2J\u{7f}\u{9b}31m\u{200b}\u{202e}\u{2028}\u{feff}\u{e0041}";
+    let (id, signature) = (STANDARD.encode(odd), STANDARD.encode([1; 256]));
+    place.write(
+        "odd",
+        [&id, &signature, "text/plain", "utf-8", odd].join("\u{0}\u{1}"),
+    );
+    let done = place
+        .run("inspect --json --format celery-raw odd")
+        .success();
+    let text = stdout(&done);
+    assert!(
+        text.chars()
+            .all(|c| c == '\n' || !taskseal::error::is_hidden(c)),
+        "{text}"
+    );
+    let facts = json_on_stdout(&done);
+    for name in ["signer_id", "body"] {
+        assert_eq!(facts[name], odd, "{name}");
+    }
+    let text = stdout(
+        &place
+            .run("inspect --full --format celery-raw odd")
+            .success(),
+    );
+    assert!(
+        text.chars()
+            .all(|c| c == '\n' || !taskseal::error::is_hidden(c)),
+        "{text}"
+    );
 }
 
 #[test]

@@ -212,7 +212,7 @@ fn the_pin_comes_from_uri_file_or_variable_and_its_lack_is_explained() {
     );
     list("TASKSEAL_PIN", "")
         .code(1)
-        .stderr(contains("the PIN is empty"));
+        .stderr(contains("gives no PIN: it is empty"));
     list("TASKSEAL_PIN_FILE", "/nowhere/pin")
         .code(1)
         .stderr(contains("/nowhere/pin"));
@@ -292,6 +292,193 @@ fn pins_of_a_new_token_may_come_from_variables() {
     place
         .run(&format!("token init --label {}", "x".repeat(33)))
         .code(1);
+}
+
+#[test]
+fn a_newline_or_a_mark_is_no_part_of_a_pin_in_any_source() {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    let Some(place) = place() else {
+        return;
+    };
+    let new = |name: &'static str, content: &[u8]| {
+        place.write(name, content);
+        restrict(&place, name);
+        name
+    };
+    let text = |content: &[u8]| std::ffi::OsString::from_vec(content.to_vec());
+    // A token that was made with a newline after its PINs is logged in to without one, and the other way round.
+    let mut command = place.command();
+    command
+        .args(["token", "init", "--label", "second"])
+        .env("TASKSEAL_SO_PIN", "officer-pin-84\r\n")
+        .env("TASKSEAL_PIN", "\u{feff}user-pin-83\n")
+        .assert()
+        .success();
+    let good: [&[u8]; 4] = [
+        b"user-pin-83",
+        b"user-pin-83\n",
+        b"user-pin-83\r\n",
+        b"\xef\xbb\xbfuser-pin-83\n",
+    ];
+    let bad: [(&[u8], &str); 6] = [
+        (b" user-pin-83", "blank"),
+        (b"user-pin-83 \n", "blank"),
+        (b"user-\tpin-83", "cannot be seen"),
+        (b"\xff\xfeu\0s\0e\0r", "UTF-16"),
+        (b"user-pin-83\xff", "UTF-8"),
+        (b"\n", "empty"),
+    ];
+    for label in ["test", "second"] {
+        let list = ["key", "list", "--key"];
+        let uri = format!("pkcs11:token={label}");
+        for content in good {
+            let file = new("try", content);
+            let path = place.path(file);
+            place
+                .command()
+                .args(list)
+                .arg(&uri)
+                .env("TASKSEAL_PIN_FILE", &path)
+                .assert()
+                .success();
+            place
+                .command()
+                .args(list)
+                .arg(&uri)
+                .env("TASKSEAL_PIN", text(content))
+                .assert()
+                .success();
+            let source = format!("{uri}?pin-source=file:{}", path.display());
+            place.command().args(list).arg(source).assert().success();
+            let value: String = content.iter().map(|byte| format!("%{byte:02X}")).collect();
+            place
+                .command()
+                .args(list)
+                .arg(format!("{uri}?pin-value={value}"))
+                .assert()
+                .success();
+        }
+        for (content, reason) in bad {
+            let file = new("try", content);
+            let path = place.path(file);
+            for done in [
+                place
+                    .command()
+                    .args(list)
+                    .arg(&uri)
+                    .env("TASKSEAL_PIN_FILE", &path)
+                    .assert()
+                    .failure(),
+                place
+                    .command()
+                    .args(list)
+                    .arg(format!("{uri}?pin-source=file:{}", path.display()))
+                    .assert()
+                    .failure(),
+            ] {
+                assert!(
+                    stderr(&done).contains(reason),
+                    "{reason}: {}",
+                    stderr(&done)
+                );
+            }
+            if !content.contains(&0) {
+                let done = place
+                    .command()
+                    .args(list)
+                    .arg(&uri)
+                    .env("TASKSEAL_PIN", text(content))
+                    .assert();
+                let done = done.failure();
+                assert!(
+                    stderr(&done).contains(reason),
+                    "{reason}: {}",
+                    stderr(&done)
+                );
+                // Nor is a token made with it.
+                let made = place
+                    .command()
+                    .args([
+                        "token",
+                        "init",
+                        "--label",
+                        "third",
+                        "--so-pin-file",
+                        "so-pin",
+                    ])
+                    .env("TASKSEAL_PIN", text(content))
+                    .assert()
+                    .failure();
+                assert!(
+                    stderr(&made).contains(reason),
+                    "{reason}: {}",
+                    stderr(&made)
+                );
+            }
+        }
+    }
+    // The PIN has cost no try.
+    let tokens = json_on_stdout(&place.run("token list --json").success());
+    for token in tokens.as_array().unwrap() {
+        assert_ne!(token["label"], "third");
+        assert_eq!(token["user_pin_final_try"], false);
+    }
+}
+
+#[test]
+fn the_pin_of_a_uri_goes_before_file_and_variable() {
+    let Some(place) = place() else {
+        return;
+    };
+    place.write("wrong", "wrong-pin-1\n");
+    restrict(&place, "wrong");
+    let sources = |which: &str| {
+        let file = place.path(which);
+        [
+            (
+                format!("{KEY}?pin-source=file:{}", file.display()),
+                None,
+                None,
+            ),
+            (KEY.to_owned(), Some(file), None),
+            (
+                KEY.to_owned(),
+                None,
+                Some(String::from_utf8(place.read(which)).unwrap()),
+            ),
+        ]
+    };
+    // In their order: each with the right PIN, and all that come after it with a wrong one.
+    let (right, wrong) = (sources("pin"), sources("wrong"));
+    for first in 0..3 {
+        let mut command = place.command();
+        let mut uri = KEY.to_owned();
+        for (at, source) in right
+            .iter()
+            .zip(&wrong)
+            .map(|(right, wrong)| [right, wrong])
+            .enumerate()
+        {
+            if at < first {
+                continue;
+            }
+            let (named, file, value) = source[usize::from(at > first)];
+            if at == 0 {
+                uri.clone_from(named);
+            }
+            if let Some(file) = file {
+                command.env("TASKSEAL_PIN_FILE", file);
+            }
+            if let Some(value) = value {
+                command.env("TASKSEAL_PIN", value);
+            }
+        }
+        command
+            .args(["key", "list", "--key", &uri])
+            .assert()
+            .success();
+    }
 }
 
 #[test]

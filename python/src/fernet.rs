@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
-use crate::input::Input;
+use crate::input::{Input, UriText};
 use crate::key::TokenKey;
 
 /// Encrypts and authenticates bytes under one key, as Python's `cryptography.fernet` does.
@@ -42,12 +42,12 @@ impl Fernet {
     #[staticmethod]
     #[pyo3(signature = (uri, *, pin=None, max_sessions=None, deadline=None))]
     fn from_uri(
-        uri: &str,
+        uri: UriText,
         pin: Option<Bound<'_, PyAny>>,
         max_sessions: Option<usize>,
         deadline: Option<f64>,
     ) -> PyResult<Self> {
-        let token = TokenKey::new(uri, pin, max_sessions, deadline, false)?;
+        let token = TokenKey::new(&uri.0, pin, max_sessions, deadline, false)?;
         Ok(Self {
             token: Some(Box::new(token)),
             opened: Mutex::new(None),

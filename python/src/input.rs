@@ -4,6 +4,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyString};
 
+use crate::errors::configuration;
+
 /// `bytes` or `str` (as UTF-8) without a copy; `bytearray` and `memoryview`, which can change, are copied.
 pub(crate) enum Input<'py> {
     Bytes(Bound<'py, PyBytes>),
@@ -16,7 +18,7 @@ impl Input<'_> {
     pub(crate) fn as_bytes(&self) -> PyResult<&[u8]> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.as_bytes()),
-            Self::Text(text) => Ok(text.to_str()?.as_bytes()),
+            Self::Text(text) => Ok(utf8(text)?.as_bytes()),
             Self::Copied(bytes) => Ok(bytes),
         }
     }
@@ -41,5 +43,25 @@ impl<'py> FromPyObject<'_, 'py> for Input<'py> {
                 "bytes or str is wanted, not {kind}"
             )))
         }
+    }
+}
+
+/// A `str` of Python's as UTF-8. Python's own error has all of the text in it, which may be a secret.
+pub(crate) fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
+    text.to_str()
+        .map_err(|_| configuration("a text that cannot be written as UTF-8"))
+}
+
+/// A PKCS#11 URI: a `str`, which may hold a PIN.
+pub(crate) struct UriText(pub(crate) String);
+
+impl<'py> FromPyObject<'_, 'py> for UriText {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let text = object
+            .cast::<PyString>()
+            .map_err(|_| PyTypeError::new_err("a PKCS#11 URI is a str"))?;
+        Ok(Self(utf8(&text.to_owned())?.to_owned()))
     }
 }

@@ -15,7 +15,7 @@ use crate::certificate::Certificate;
 use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
-use crate::input::Input;
+use crate::input::{Input, UriText, utf8};
 use crate::signer::Signer;
 
 /// A private RSA key without a certificate.
@@ -40,14 +40,14 @@ impl PrivateKey {
         dangerous_allow_extractable=false,
     ))]
     fn from_uri(
-        uri: &str,
+        uri: UriText,
         pin: Option<Bound<'_, PyAny>>,
         max_sessions: Option<usize>,
         deadline: Option<f64>,
         dangerous_allow_extractable: bool,
     ) -> PyResult<Self> {
         TokenKey::new(
-            uri,
+            &uri.0,
             pin,
             max_sessions,
             deadline,
@@ -154,8 +154,12 @@ impl TokenKey {
         deadline: Option<f64>,
         dangerous_allow_extractable: bool,
     ) -> PyResult<Self> {
-        let uri: Pkcs11Uri = uri.parse().map_err(|error: UriError| error.into_py_err())?;
+        let uri: Pkcs11Uri = uri
+            .trim()
+            .parse()
+            .map_err(|error: UriError| error.into_py_err())?;
         let mut builder = Pkcs11Signer::builder().uri(&uri);
+        // The URI's own source goes before it, whichever order the builder is told of them in.
         if let Some(pin) = pin {
             builder = builder.pin(pin_source(&pin)?);
         }
@@ -204,7 +208,7 @@ impl TokenKey {
 /// A PIN as text, or a callable that is asked for it whenever a login is needed.
 fn pin_source(pin: &Bound<'_, PyAny>) -> PyResult<PinSource> {
     if let Ok(text) = pin.cast::<PyString>() {
-        let pin = Pin::new(text.to_str()?).map_err(|error| configuration(error.to_string()))?;
+        let pin = Pin::new(utf8(text)?).map_err(|error| configuration(error.to_string()))?;
         return Ok(PinSource::Value(pin));
     }
     if !pin.is_callable() {

@@ -7,7 +7,7 @@ use taskseal::envelope::Format;
 use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, python};
-use crate::input::Input;
+use crate::input::{Input, utf8};
 use crate::logging;
 use crate::signer::Signer;
 
@@ -61,7 +61,7 @@ impl Sealer {
             raised.set_cause(py, Some(error));
             raised
         })?;
-        self.seal_as(py, body.cast::<PyString>()?.to_str()?.as_bytes(), None)
+        self.seal_as(py, utf8(body.cast::<PyString>()?)?.as_bytes(), None)
     }
 
     /// Seals a body that is serialized already.

@@ -13,7 +13,7 @@ use crate::certificate::Certificate;
 use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
-use crate::input::Input;
+use crate::input::{Input, UriText};
 use crate::key::{PrivateKey, TokenKey};
 use crate::logging;
 
@@ -51,7 +51,7 @@ impl Signer {
     #[allow(clippy::too_many_arguments)] // They are keyword arguments of Python.
     fn from_uri(
         py: Python<'_>,
-        uri: &str,
+        uri: UriText,
         certificate: Option<Certificate>,
         pin: Option<Bound<'_, PyAny>>,
         digest: &str,
@@ -61,7 +61,7 @@ impl Signer {
         dangerous_allow_extractable: bool,
     ) -> PyResult<Self> {
         let key = TokenKey::new(
-            uri,
+            &uri.0,
             pin,
             max_sessions,
             deadline,

@@ -350,7 +350,8 @@ pub const PREVIOUS_KEY_VARIABLE: &str = "KOMBU_FERNET_KEY_PREVIOUS";
 /// [`FernetError::Keys`], which names the variable that is not set or holds no key.
 #[cfg(feature = "software")]
 pub fn keys_from_env() -> Result<MultiFernet, FernetError> {
-    keys_from(|name| std::env::var(name).ok())
+    // One that is no text is no key, and not one that is missing.
+    keys_from(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()))
 }
 
 /// Like [`keys_from_env`], with the variables from somewhere else.
@@ -368,7 +369,9 @@ pub fn keys_from(lookup: impl Fn(&str) -> Option<String>) -> Result<MultiFernet,
         source: format!("the environment variable {name} {what}").into(),
     };
     let key = |name| {
-        let Some(text) = lookup(name).map(Zeroizing::new) else {
+        let text = lookup(name).map(Zeroizing::new);
+        // An empty variable is how some say that there is none.
+        let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
             return Ok(None);
         };
         let keys = SoftwareKeys::from_text(&text).map_err(|_| {
@@ -379,7 +382,7 @@ pub fn keys_from(lookup: impl Fn(&str) -> Option<String>) -> Result<MultiFernet,
         })?;
         Ok(Some(Fernet::new(keys)))
     };
-    let first = key(KEY_VARIABLE)?.ok_or_else(|| wrong(KEY_VARIABLE, "is not set"))?;
+    let first = key(KEY_VARIABLE)?.ok_or_else(|| wrong(KEY_VARIABLE, "is not set or empty"))?;
     Ok(MultiFernet::new(first, key(PREVIOUS_KEY_VARIABLE)?))
 }
 

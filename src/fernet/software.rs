@@ -7,12 +7,13 @@ use aws_lc_rs::cipher::{
 };
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::{hmac, rand};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE};
+use base64::{Engine as _, alphabet};
 use zeroize::Zeroizing;
 
 use super::{FernetError, FernetKeys};
 use crate::error::ErrorClass;
+use crate::secret;
 
 /// A Fernet key in memory: 16 bytes to sign with and 16 bytes to encrypt with.
 ///
@@ -23,6 +24,12 @@ pub struct SoftwareKeys {
     encrypting: EncryptingKey,
     decrypting: DecryptingKey,
 }
+
+/// As Python reads base64: the bits that are left over at the end may be anything.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 impl SoftwareKeys {
     /// Makes a random key.
@@ -35,7 +42,8 @@ impl SoftwareKeys {
         Self::from_bytes(&bytes)
     }
 
-    /// Reads the usual text of a key: 32 bytes in base64url with padding, 44 characters.
+    /// Reads the usual text of a key: 32 bytes in base64 with padding, 44 characters. Both alphabets are read, as Python's
+    /// `cryptography` reads them, and a newline or quotes around it are left out ([`secret::fernet_key`]).
     ///
     /// # Errors
     /// [`FernetError::Keys`] when it is something else; the text is not in the error.
@@ -44,13 +52,22 @@ impl SoftwareKeys {
             class: ErrorClass::Permanent,
             source: "a Fernet key is 32 bytes in base64url with padding, 44 characters".into(),
         };
-        // One byte more than wanted, so that a longer text shows.
-        let mut bytes = Zeroizing::new([0; 33]);
-        if text.len() != 44 {
+        let text = secret::fernet_key(text.as_bytes()).map_err(|_| malformed())?;
+        let mut url_safe = Zeroizing::new([0; 44]);
+        if text.len() != url_safe.len() {
             return Err(malformed());
         }
-        let len = URL_SAFE
-            .decode_slice(text, bytes.as_mut())
+        for (to, from) in url_safe.iter_mut().zip(text.bytes()) {
+            *to = match from {
+                b'+' => b'-',
+                b'/' => b'_',
+                other => other,
+            };
+        }
+        // One byte more than wanted, so that a longer text shows.
+        let mut bytes = Zeroizing::new([0; 33]);
+        let len = LENIENT
+            .decode_slice(url_safe.as_ref(), bytes.as_mut())
             .map_err(|_| malformed())?;
         let key = bytes
             .first_chunk::<32>()

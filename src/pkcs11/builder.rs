@@ -219,7 +219,8 @@ impl Builder {
         self
     }
 
-    /// Where the PIN comes from. Goes before what a URI says.
+    /// Where the PIN comes from, if no [`uri`](Self::uri) names a source: one that does goes before it, in whatever order the
+    /// two are given.
     #[must_use]
     pub fn pin(mut self, source: PinSource) -> Self {
         self.place.pin = Some(source);

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::process::PerProcess;
 use super::token::TokenInfo;
+use crate::secret::{self, SecretError};
 
 /// A PIN. Cleared from memory when dropped; never shown by `Debug`.
 #[derive(Clone)]
@@ -20,16 +21,21 @@ impl Pin {
     /// The longest PIN that is taken, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Takes a PIN.
+    /// Takes a PIN. A newline at its end is left out, and so is a byte order mark at its beginning ([`secret`]).
     ///
     /// # Errors
-    /// [`PinError::Empty`] or [`PinError::TooLong`]. An empty PIN is never what was meant, and costs a try.
+    /// [`PinError::Empty`], [`PinError::TooLong`] or [`PinError::Form`]. An empty PIN, or one with something that nobody sees,
+    /// is never what was meant, and costs a try.
     pub fn new(pin: impl Into<SecretString>) -> Result<Self, PinError> {
-        let pin = pin.into();
-        match pin.expose_secret().len() {
-            0 => Err(PinError::Empty),
+        let given = pin.into();
+        let pin = secret::pin(given.expose_secret().as_bytes()).map_err(|error| match error {
+            SecretError::Empty => PinError::Empty,
+            error => PinError::Form(error),
+        })?;
+        match pin.len() {
             len if len > Self::MAX_LEN => Err(PinError::TooLong),
-            _ => Ok(Self(pin)),
+            len if len == given.expose_secret().len() => Ok(Self(given)),
+            _ => Ok(Self(SecretString::from(pin.to_owned()))),
         }
     }
 
@@ -109,7 +115,7 @@ impl PinSource {
             Self::Env(name) => match std::env::var(name) {
                 Ok(value) => Pin::new(value).map_err(|error| PinError::Env {
                     name: name.clone(),
-                    reason: error.to_string(),
+                    reason: error.reason(),
                 }),
                 Err(std::env::VarError::NotPresent) => Err(PinError::Env {
                     name: name.clone(),
@@ -160,16 +166,11 @@ fn from_file(path: &Path) -> Result<Pin, PinError> {
             PinSource::MAX_FILE
         )));
     }
-    let line = bytes
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = std::str::from_utf8(line).map_err(|_| failed("it is not UTF-8".to_owned()))?;
-    Pin::new(text).map_err(|error| match error {
-        PinError::Empty => failed("its first line is empty".to_owned()),
-        other => failed(other.to_string()),
-    })
+    let pin = secret::pin(secret::first_line(&bytes)).map_err(|error| match error {
+        SecretError::Empty => failed("its first line is empty".to_owned()),
+        error => failed(error.to_string()),
+    })?;
+    Pin::new(pin).map_err(|error| failed(error.reason()))
 }
 
 #[cfg(unix)]
@@ -199,6 +200,9 @@ pub enum PinError {
     /// The PIN has no characters.
     #[error("the PIN is empty")]
     Empty,
+    /// The PIN has something in it that nobody sees.
+    #[error("the PIN cannot be used: {0}")]
+    Form(SecretError),
     /// The PIN is longer than [`Pin::MAX_LEN`].
     #[error("the PIN is longer than {} bytes", Pin::MAX_LEN)]
     TooLong,
@@ -223,6 +227,17 @@ pub enum PinError {
     Callback(String),
 }
 
+impl PinError {
+    /// Why a PIN is not taken, of a source that is named beside it.
+    fn reason(&self) -> String {
+        match self {
+            Self::Empty => SecretError::Empty.to_string(),
+            Self::Form(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,7 +258,11 @@ mod tests {
             (&b"1234"[..], Some("1234")),
             (b"1234\n", Some("1234")),
             (b"1234\r\n5678\n", Some("1234")),
-            (b" 12 34 \n", Some(" 12 34 ")),
+            (b"\xef\xbb\xbf12 34\n", Some("12 34")),
+            (b" 1234\n", None),
+            (b"1234 ", None),
+            (b"12\x0034", None),
+            (b"\xff\xfe1\x002\x00", None),
             (b"", None),
             (b"\n1234", None),
             (b"\xff\xfe", None),

@@ -20,7 +20,7 @@ pub(crate) struct Place {
     pub(super) init_reserved: Option<String>,
     pub(super) library: LibraryFilter,
     pub(super) token: TokenFilter,
-    /// Its PIN source is used when `pin` is not set.
+    /// A URI that names a source of the PIN, which goes before `pin`.
     pub(super) pin_uri: Option<Uri>,
     pub(super) pin: Option<PinSource>,
     pub(super) login_on_final_try: bool,
@@ -62,9 +62,10 @@ impl Place {
         self.check_library(guard)?;
         let token = self.token.find_again(guard, known)?;
         guard.saw_token();
-        let pin = match (&self.pin, &self.pin_uri) {
-            (Some(pin), _) => pin.clone(),
-            (None, Some(uri)) => uri.pin_source()?.unwrap_or_default(),
+        // A URI says where its own PIN is. What the program was given is for all the others.
+        let pin = match (&self.pin_uri, &self.pin) {
+            (Some(uri), _) => uri.pin_source()?.unwrap_or_default(),
+            (None, Some(pin)) => pin.clone(),
             (None, None) => PinSource::None,
         };
         Ok(Access::new(

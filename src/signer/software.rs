@@ -22,6 +22,7 @@ use crate::error::{ErrorClass, Untrusted};
 use crate::pem::{Section, Sections};
 use crate::pss::{Digest, KeySizes, Salt, Scheme, SchemeError};
 use crate::public_key::{PssRestriction, PublicKey, PublicKeyError, algorithm_name};
+use crate::secret::{self, SecretError};
 use crate::signer::{SignError, Signature, Signer, SigningKey, check_pair};
 
 /// A private RSA key of 2048 to 8192 bits in memory.
@@ -48,12 +49,12 @@ impl SoftwareKey {
     /// RSA or does not fit the scheme.
     pub fn from_pem(pem: &[u8], password: Option<&[u8]>, scheme: Scheme) -> Result<Self, KeyError> {
         let section = key_section(pem)?;
-        let password = password.filter(|password| !password.is_empty());
-        match (section.label, password) {
+        let passwords = Passwords::new(password)?;
+        match (section.label, passwords) {
             ("PRIVATE KEY", None) => Self::from_pkcs8(&decode(&section)?, scheme),
             ("RSA PRIVATE KEY", None) => Self::from_pkcs1(&decode(&section)?, scheme),
-            ("ENCRYPTED PRIVATE KEY", Some(password)) => {
-                let plain = decrypt(&decode(&section)?, password)?;
+            ("ENCRYPTED PRIVATE KEY", Some(passwords)) => {
+                let plain = passwords.decrypt(&decode(&section)?)?;
                 Self::from_pkcs8(plain.as_bytes(), scheme)
             }
             ("ENCRYPTED PRIVATE KEY", None) => Err(KeyError::PasswordMissing),
@@ -281,6 +282,9 @@ pub enum KeyError {
     /// The password is wrong, or the encrypted bytes are damaged; nothing tells the two apart.
     #[error("the private key cannot be decrypted: the password is wrong")]
     WrongPassword,
+    /// The password is not one that can be meant.
+    #[error("the password of the private key cannot be used: {0}")]
+    Password(SecretError),
     /// The encryption is of a kind that is not read.
     #[error(
         "the private key is encrypted with {algorithm}, which is not supported; convert it with \
@@ -330,6 +334,34 @@ struct AnyEncrypted<'a> {
 struct AnyPbes2<'a> {
     derivation: AlgorithmIdentifierRef<'a>,
     encryption: AlgorithmIdentifierRef<'a>,
+}
+
+/// What a password is taken for: without the newline of its file, and as it was given if that is wrong. A wrong one costs
+/// nothing.
+struct Passwords<'a> {
+    usual: &'a [u8],
+    given: &'a [u8],
+}
+
+impl<'a> Passwords<'a> {
+    /// None where no password was given.
+    fn new(given: Option<&'a [u8]>) -> Result<Option<Self>, KeyError> {
+        let Some(given) = given else {
+            return Ok(None);
+        };
+        match secret::password(given) {
+            Ok(usual) => Ok(Some(Self { usual, given })),
+            Err(SecretError::Empty) => Ok(None),
+            Err(error) => Err(KeyError::Password(error)),
+        }
+    }
+
+    fn decrypt(&self, der: &[u8]) -> Result<SecretDocument, KeyError> {
+        match decrypt(der, self.usual) {
+            Err(KeyError::WrongPassword) if self.usual != self.given => decrypt(der, self.given),
+            other => other,
+        }
+    }
 }
 
 fn decrypt(der: &[u8], password: &[u8]) -> Result<SecretDocument, KeyError> {

@@ -59,7 +59,7 @@ fn parse(text: &str, place: &str) -> Result<SoftwareKeys, Failure> {
 }
 
 fn variable(name: &str) -> Result<Secret, Failure> {
-    secret::from_env(name).ok_or_else(|| {
+    secret::from_env(name)?.ok_or_else(|| {
         Failure::permanent("key", format!("the variable {name} is not set or empty"))
     })
 }

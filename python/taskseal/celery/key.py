@@ -1,10 +1,10 @@
 """Private keys, as `celery.security.key` has them, and on tokens."""
 
-from kombu.utils.encoding import bytes_to_str, ensure_bytes
+from kombu.utils.encoding import ensure_bytes
 
 from .. import _native
 from ..errors import TasksealError
-from .utils import get_digest_algorithm, reraise_errors
+from .utils import get_digest_algorithm, reraise_errors, text_of
 
 __all__ = ("PrivateKey", "is_uri")
 
@@ -19,20 +19,18 @@ def is_uri(key):
 class PrivateKey:
     """A private RSA key: PEM text, or the ``pkcs11:`` URI of a key on a token.
 
-    The password of an encrypted key, or the PIN of the token when its URI names no source for one. A token is opened by the
-    first signature, in each process anew.
+    The password of an encrypted key, or the PIN of the token when its URI names no source for one: text, bytes, or a callable that
+    is asked for it. A token is opened by the first signature, in each process anew.
     """
 
     def __init__(self, key, password=None):
         password = password or None
         with reraise_errors("Invalid private key: {0}", errors=(TasksealError, ValueError)):
             if is_uri(key):
-                pin = password if password is None or callable(password) else bytes_to_str(password)
-                self._key = _native.PrivateKey.from_uri(bytes_to_str(key).strip(), pin=pin)
+                pin = password if password is None or callable(password) else text_of(password, "the PIN")
+                self._key = _native.PrivateKey.from_uri(text_of(key, "the URI"), pin=pin)
             else:
-                self._key = _native.PrivateKey.from_software_pem(
-                    ensure_bytes(key) or b"", None if password is None else ensure_bytes(password)
-                )
+                self._key = _native.PrivateKey.from_software_pem(key or b"", password() if callable(password) else password)
 
     def sign(self, data, digest):
         """Sign string containing data."""

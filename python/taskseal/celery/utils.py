@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 from celery.exceptions import SecurityError
 
-from ..errors import TasksealError
+from ..errors import ConfigurationError, TasksealError
 
 #: What may sign: the digests that RSA-PSS is used with here.
 DIGESTS = ("sha256", "sha384", "sha512")
@@ -39,12 +39,30 @@ def get_digest_algorithm(digest="sha256"):
     return Digest(name)
 
 
+def text_of(value, what):
+    """Bytes as text. No error has any of them in it."""
+    if isinstance(value, str):
+        return value
+    text = bytes(value).decode("utf-8", "replace")
+    if text.encode() != value:
+        raise ConfigurationError(f"{what} is not UTF-8")
+    return text
+
+
+def forget(error):
+    """Takes out of an error about an encoding what was to be encoded: all of it, which may be a secret or a message."""
+    if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)):
+        nothing = type(error.object)()
+        error.object, error.args = nothing, (error.encoding, nothing, 0, 0, error.reason)
+
+
 @contextmanager
 def reraise_errors(msg="{0}", errors=(TasksealError,)):
     """Turns these errors into `SecurityError`, with the cause in its text."""
     try:
         yield
     except errors as exc:
+        forget(exc)
         # Texts of taskseal stand for themselves; of other errors the type is needed to understand them.
         cause = exc if isinstance(exc, TasksealError) else repr(exc)
         raise SecurityError(msg.format(cause)) from exc

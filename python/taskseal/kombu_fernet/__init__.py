@@ -33,7 +33,7 @@ def fernet():
     """The keys of the environment, read once."""
     global _fernet
     if _fernet is None:
-        names = [name for name in (KEY, PREVIOUS_KEY) if os.environ.get(name)]
+        names = [name for name in (KEY, PREVIOUS_KEY) if os.environ.get(name, "").strip()]
         if KEY not in names:
             raise ConfigurationError(
                 f"the serializers fernet_* need a key: set {KEY}, for example to what Fernet.generate_key() makes"
@@ -43,8 +43,12 @@ def fernet():
 
 
 def from_text(text):
-    """The key of a text, or keys on a token by their ``pkcs11:`` URI."""
-    return Fernet.from_uri(text) if text.startswith("pkcs11:") else Fernet(text)
+    """The key of a text (`str` or bytes), or keys on a token by their ``pkcs11:`` URI. Both may have a newline at their end."""
+    start = text.lstrip()[:7].lower()
+    if start in (b"pkcs11:", "pkcs11:"):
+        # What is not ASCII is no URI: the error says so.
+        return Fernet.from_uri(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
+    return Fernet(text)
 
 
 def use(*fernets):

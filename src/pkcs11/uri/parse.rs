@@ -6,7 +6,7 @@ use std::str::FromStr;
 use zeroize::Zeroize as _;
 
 use super::{ObjectType, Uri, UriError};
-use crate::pkcs11::pin::Pin;
+use crate::pkcs11::pin::{Pin, PinError};
 
 impl Uri {
     fn set_path_attribute(&mut self, name: &str, value: &str) -> Result<(), UriError> {
@@ -95,9 +95,13 @@ impl Uri {
             }
             _ => {
                 let pin = text_of(name, value, Pin::MAX_LEN)?;
-                let pin = Pin::new(pin).map_err(|_| UriError::Value {
+                let pin = Pin::new(pin).map_err(|error| UriError::Value {
                     name,
-                    reason: "it is empty",
+                    reason: match error {
+                        PinError::Form(error) => error.as_str(),
+                        PinError::TooLong => "it is too long",
+                        _ => "it is empty",
+                    },
                 })?;
                 once(&mut self.pin_value, name, pin)
             }
