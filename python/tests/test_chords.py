@@ -15,6 +15,7 @@ from taskseal.celery import chords
 from taskseal.celery.backends import SealedRedisBackend
 from taskseal.celery.chords import ADDED, PART, SIZE
 from taskseal.celery.sealing import Sealing
+from taskseal.errors import OpenError, SignError
 
 GROUP = "a-group"
 
@@ -231,6 +232,47 @@ def test_a_lock_that_somebody_else_holds_holds_a_worker_up_and_no_more(made, mon
     made.part("a", 0)
     assert made.ran == []
     made.store.delete(made.key(".c"))
+    made.part("a", 0)
+    assert made.ran == [["a"]]
+
+
+@pytest.mark.parametrize("what", ["sealing a part", "opening parts", "sending the body"])
+def test_keys_that_are_away_for_a_while_cost_no_chord(made, monkeypatch, what):
+    monkeypatch.setattr(chords, "PAUSE", 0.05)
+    made.backend.set_chord_size(GROUP, 2)
+    made.part("a", 0)
+    fails = iter([SignError("away", "timeout"), OpenError("away", reason="keys"), OpenError("away", reason="store")])
+
+    def flaky(function):
+        def call(*arguments, **options):
+            for error in fails:
+                raise error
+            return function(*arguments, **options)
+
+        return call
+
+    if what == "sealing a part":
+        monkeypatch.setattr(made.backend, "encode_result", flaky(made.backend.encode_result))
+    elif what == "opening parts":
+        monkeypatch.setattr(made.backend, "opened", flaky(made.backend.opened))
+    else:
+        made.task.apply_async = flaky(made.task.apply_async)
+    made.part("b", 1)
+    assert made.ran == [["a", "b"]]
+
+
+def test_keys_that_stay_away_are_an_error_and_the_parts_are_kept(made, monkeypatch):
+    monkeypatch.setattr(chords, "PATIENCE", 0.2)
+    monkeypatch.setattr(chords, "PAUSE", 0.05)
+    made.backend.set_chord_size(GROUP, 1)
+
+    def away(*arguments):
+        raise OpenError("away", reason="keys")
+
+    monkeypatch.setattr(made.backend, "opened", away)
+    with pytest.raises(OpenError):
+        made.part("a", 0)
+    monkeypatch.undo()
     made.part("a", 0)
     assert made.ran == [["a"]]
 

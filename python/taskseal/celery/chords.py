@@ -16,13 +16,16 @@ from celery.result import GroupResult, allow_join_result
 from redis.exceptions import LockError, ResponseError, WatchError
 
 from ..errors import TasksealError
-from .sealing import logger
+from .sealing import NOT_NOW, logger
 
 #: What a value of a chord is sealed for.
 SIZE, PART, ADDED = "celery-chord-size", "celery-chord-part", "celery-chord-added"
 
 #: How long one worker may take to gather the parts and send the body, and how long others wait for it, in seconds.
 LEASE, WAIT = 300, 30
+
+#: How long the last part of a chord tries again what cannot be done now, and how often, in seconds.
+PATIENCE, PAUSE = 60, 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,23 @@ class Chord:
         self._write(lambda pipe: pipe.hset(self.added_key, id, sealed), self.added_key)
 
     def part(self, request, state, result):
-        """A part is there. Runs the body, or fails the chord, when it was the last."""
+        """A part is there. Runs the body, or fails the chord, when it was the last.
+
+        Nobody looks at the chord again after its last part. So what cannot be done now, because keys or stores are away, is
+        tried again for a while.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._part(request, state, result)
+            except TasksealError as error:
+                passes = error.is_retryable or getattr(error, "reason", None) in NOT_NOW
+                if not passes or time.monotonic() > end:
+                    raise
+                logger.error("the chord %r waits: %s", self.group, error)
+                time.sleep(PAUSE)
+
+    def _part(self, request, state, result):
         part = Part(request.id, request.group_index, state, self.backend.encode_result(result, state), _added(request))
         sealed = self._seal(PART, [1, part.id, part.state, part.result, part.place, list(part.added)])
         callback = maybe_signature(request.chord, app=self.backend.app)
@@ -127,6 +146,8 @@ class Chord:
         publish = getattr(self.backend.app.amqp, "_retry_publish", _call)
         try:
             publish(callback.delay, results)
+        except TasksealError:
+            raise
         except Exception as error:
             raise ChordError(f"Callback error: {error!r}") from error
         self._remember(run)
@@ -174,7 +195,7 @@ class Chord:
         if opened is None:
             raise ChordError("chord-size: the stored size of the chord is not the one that was sealed")
         said = self._decode(opened)
-        return Size(said["size"], said["nested"], opened.replay_key or b"")
+        return Size(said["size"], said["nested"], opened.replay_key)
 
     def _parts(self):
         parts = []
@@ -214,13 +235,15 @@ class Chord:
 
     def _was_run(self, run):
         try:
-            return self.backend.sealing.replay.contains(self._run_key(run))
+            return run is not None and self.backend.sealing.replay.contains(self._run_key(run))
         except Exception as error:
             # Otherwise the chord would be lost. It runs twice only if somebody also puts its parts back.
             logger.error("the replay memory does not answer for the chord %r: %s", self.group, error)
             return False
 
     def _remember(self, run):
+        if run is None:
+            return
         now = time.time()
         try:
             self.backend.sealing.replay.remember(self._run_key(run), now + self.backend.sealing.lifetime, now)
@@ -262,7 +285,7 @@ class Size:
 
     size: int
     nested: bool
-    run: bytes
+    run: bytes | None
 
 
 def _added(request):
