@@ -86,7 +86,9 @@ class Guard:
             if frame is None:
                 return message.reject(requeue=False)
             try:
-                message.channel._keep(frame)
+                # What comes out of the dead letters does not go there again.
+                if message.queue != self.refusals.dead_letter_queue:
+                    message.channel._keep(frame)
             except Unanswered as unanswered:
                 return give_back(message, unanswered)
         message.ack()
