@@ -182,6 +182,28 @@ def test_what_is_recovered_comes_again(kind, request, tmp_path, alice):
     assert not sealing.refusals
 
 
+def test_what_cannot_be_given_back_is_still_here(request, tmp_path, alice):
+    """A folder that is away: recovering says so, loses nothing, and works when the folder is back."""
+    sealing = sealing_of(alice, [alice])
+    with connect(place_of("filesystem", request, tmp_path), sealing) as connection:
+        for number in range(3):
+            publish(connection, [number])
+        got = []
+        with connection.Consumer([tasks()], on_message=got.append) as consumer:
+            wait_for(lambda: drained(connection) and len(got) == 3, 20)
+            (tmp_path / "queue").rename(tmp_path / "elsewhere")
+            with pytest.raises(connection.channel_errors):
+                consumer.recover(requeue=True)
+            (tmp_path / "elsewhere").rename(tmp_path / "queue")
+            got.pop(0).ack()
+            assert len(sealing.replay._until) == 1
+            consumer.recover(requeue=True)
+            got.clear()
+            wait_for(lambda: drained(connection) and len(got) == 2, 20)
+            assert sorted(message.payload[0] for message in got) == [1, 2]
+    assert not sealing.refusals
+
+
 def test_what_is_given_back_goes_to_its_own_queue_alone(redis, alice):
     """Also of an exchange that leads to several queues, each of which has a copy, and with a table that is gone."""
     import kombu

@@ -118,8 +118,12 @@ class Channel(ChannelMixin, filesystem.Channel):
         if self._taken is None:
             return super()._give_back(tag, frame, queue)
         file, path = self._taken
-        # Behind the others.
-        os.rename(path, self._new_path(self.data_folder_in, queue))
+        try:
+            # Behind the others.
+            os.rename(path, self._new_path(self.data_folder_in, queue))
+        except OSError as error:
+            # It lies where it lay.
+            self._skip(path, error)
         self._finish(keep=True)
 
     def _finish(self, keep=False):

@@ -325,10 +325,17 @@ class ChannelMixin:
         self._in_flight.end(delivery_tag, handled=not requeue)
 
     def basic_recover(self, requeue=False):
-        if requeue:
-            # What is given back is not in flight any more, and may come again.
-            self._in_flight.clear()
-        return super().basic_recover(requeue=requeue)
+        tags = list(self.qos._delivered)
+        failed = super().basic_recover(requeue=requeue) or ()
+        for _, message in failed:
+            # kombu forgets what could not be put back. It is still being handled here.
+            tags.remove(message.delivery_tag)
+            self.qos.append(message, message.delivery_tag)
+        for tag in tags:
+            # What was given back is not in flight any more, and may come again.
+            self._in_flight.end(tag, handled=False)
+        for error, _ in failed:
+            raise error
 
     def _restore(self, message, leftmost=False):
         """Back to the queue that it came from. Where else its exchange leads to, others have a copy of their own."""
