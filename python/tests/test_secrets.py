@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import logging
 import os
 import subprocess
@@ -39,8 +40,10 @@ def test_a_newline_or_a_mark_is_no_part_of_a_pin(token, form, kind):
     assert PrivateKey(token.uri_without_pin.encode() + b"\n", kind(form.format(PIN))).sign(b"data", "sha256")
 
 
-@pytest.mark.parametrize("pin", [f" {PIN}", f"{PIN} ", f"{PIN}\n\n", f"{PIN}\t", f"{PIN}\0", f"{PIN}\u200b", f"{PIN}\n{PIN}", "\n",
-                                 f"{PIN}\udcff", PIN.encode() + b"\xff", PIN.encode("utf-16")])  # fmt: skip
+@pytest.mark.parametrize("pin", [
+    f" {PIN}", f"{PIN} ", f"{PIN}\n\n", f"{PIN}\t", f"{PIN}\0", f"{PIN}\u200b", f"{PIN}\n{PIN}", "\n", f"{PIN}\udcff",
+    PIN.encode() + b"\xff", PIN.encode("utf-16"),
+])  # fmt: skip
 def test_a_pin_with_something_that_nobody_sees_is_refused_before_any_login(token, pin):
     with pytest.raises(SecurityError, match="cannot be used|UTF-8|empty") as raised:
         PrivateKey(token.uri_without_pin, pin)
@@ -67,7 +70,8 @@ FORMS = ["{}", "{}\n", "{}\r\n", " {} ", "'{}'", '"{}"', " '{}'\n", "\ufeff{}\n"
 @pytest.mark.parametrize("source", ["text", "file", "environment"])
 def test_fernet_keys_as_the_original_takes_them(tmp_path, alice, form, alphabet, source, monkeypatch):
     # With both characters in which the alphabets differ.
-    key = next(key for key in map(lambda _: TheirFernet.generate_key().decode(), itertools.count()) if "-" in key and "_" in key)
+    keys = (TheirFernet.generate_key().decode() for _ in itertools.count())
+    key = next(key for key in keys if "-" in key and "_" in key)
     written = key
     if alphabet == "standard":
         written = key.replace("-", "+").replace("_", "/")
@@ -123,8 +127,6 @@ def test_the_uri_then_the_argument_then_the_setting(token, tmp_path, alice):
         "message = {'body': '', 'content-type': None, 'content-encoding': None, 'headers': {}, 'properties': {}}\n"
         "sealing.seal(message, '', 'q')\n"
     )
-    import json
-
     for (good, bad), first_is_good in itertools.product(
         itertools.combinations(zip(sources(PIN, right), sources("00000000", wrong)), 2), (True, False)
     ):
@@ -289,7 +291,7 @@ def test_celery_shows_no_password_of_the_replay_memory(tmp_path, alice, namespac
         pass
 
     State.app = app
-    shown = "".join([bugreport(app), app.conf.humanize(True), repr(inspect_conf(State)), repr(sealing.replay), repr(vars(sealing))])
+    shown = "".join([bugreport(app), app.conf.humanize(True), repr(inspect_conf(State)), repr([sealing.replay, vars(sealing)])])
     assert "replay" in shown.lower() and CANARY not in shown
     assert given["sealing_encryption_keys"][0] not in shown
 

@@ -108,8 +108,15 @@ def test_a_name_that_looks_like_a_setting_and_is_none_is_an_error(good, name):
     assert "canary-9f2" not in str(raised.value)
 
 
-DJANGO_NAMES = ["CELERY_SEALING_ENCRYPTION_KEY", "SEALING_ENCRYPTION_KEYS", "CELERY_SEALING_ENCYPTION_KEYS", "CELERY_SEALNG_REPLAY",
-                "CELERY_sealing_encryption_keys", "SEALING_MAX_AGE", "CELERY_SECURITY_DIGESTS"]  # fmt: skip
+DJANGO_NAMES = [
+    "CELERY_SEALING_ENCRYPTION_KEY",
+    "SEALING_ENCRYPTION_KEYS",
+    "CELERY_SEALING_ENCYPTION_KEYS",
+    "CELERY_SEALNG_REPLAY",
+    "CELERY_sealing_encryption_keys",
+    "SEALING_MAX_AGE",
+    "CELERY_SECURITY_DIGESTS",
+]
 
 
 @pytest.mark.parametrize("name", [None, *DJANGO_NAMES])

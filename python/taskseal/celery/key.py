@@ -19,8 +19,8 @@ def is_uri(key):
 class PrivateKey:
     """A private RSA key: PEM text, or the ``pkcs11:`` URI of a key on a token.
 
-    The password of an encrypted key, or the PIN of the token when its URI names no source for one: text, bytes, or a callable that
-    is asked for it. A token is opened by the first signature, in each process anew.
+    The password of an encrypted key, or the PIN of the token when its URI names no source for one: text, bytes, or a
+    callable that is asked for it. A token is opened by the first signature, in each process anew.
     """
 
     def __init__(self, key, password=None):

@@ -64,7 +64,8 @@ def _options(ssl):
     if ssl is True:
         return {}
     if not isinstance(ssl, Mapping):
-        raise ImproperlyConfigured(f"the options of TLS are a dict, or True for all of its defaults, and not of type {_name(ssl)}")
+        kind = type(ssl).__name__
+        raise ImproperlyConfigured(f"the options of TLS are a dict, or True for all of its defaults, and not of type {kind}")
     return dict(ssl)
 
 
@@ -76,7 +77,3 @@ def _require(options, name):
         raise ImproperlyConfigured(f"{name} of the options of TLS is none of required, optional and none")
     options[name] = REQUIREMENTS[wanted]
     return options[name]
-
-
-def _name(value):
-    return type(value).__name__
