@@ -47,6 +47,9 @@ struct Finding {
     certificate: Option<CertificateFacts>,
     #[serde(skip)]
     role: Option<Role>,
+    /// Of a certificate that cannot be used; of others it is among the facts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<String>,
     #[serde(skip)]
     parsed: Option<Certificate>,
 }
@@ -120,11 +123,15 @@ impl Finding {
             days_left: None,
             certificate: None,
             role: surveyed.role,
+            subject: None,
             parsed: None,
         };
         if surveyed.authority && surveyed.role.is_some_and(Role::is_signer) {
             // As many that sign themselves: `openssl req -x509` makes them so.
             finding.notes.push("an authority's (CA:TRUE)".to_owned());
+        }
+        if surveyed.result.is_err() {
+            finding.subject = surveyed.subject;
         }
         match (surveyed.role, surveyed.result) {
             (Some(role), result) if !role.is_signer() => finding.describe(role, result.ok(), now),
@@ -259,7 +266,10 @@ fn table(findings: &[Finding]) -> Table {
             (status.to_owned(), color),
             plain(finding.counts_as.unwrap_or("-").to_owned()),
             of(CertificateFacts::short_id),
-            of(CertificateFacts::short_subject),
+            match &finding.subject {
+                Some(subject) => plain(output::shortened(subject, 40)),
+                None => of(CertificateFacts::short_subject),
+            },
             of(CertificateFacts::key),
             plain(
                 finding

@@ -146,6 +146,10 @@ fn a_store_check_says_what_each_certificate_counts_as() {
     };
     assert_eq!(of("counts_as"), ["signer", "chain", "chain", "signer"]);
     assert_eq!(of("status"), ["ok"; 4], "{report}");
+    assert_eq!(
+        of("subject")[..2],
+        ["CN=worker-8,O=Example", "CN=Intermediate,O=Example"]
+    );
     assert_eq!(report["signers"], 2);
     let table = stdout(&place.run("store check store").success());
     assert!(table.contains("COUNTS AS"), "{table}");

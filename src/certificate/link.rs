@@ -9,7 +9,7 @@ use const_oid::db::rfc5280::{
 use super::CertificateError;
 use super::asn1::{Element, Malformed, tag};
 use super::extensions::{Extension, read_all};
-use super::fields::{begin, end};
+use super::fields::{Fields, begin, end};
 use super::name::Name;
 use crate::pss::Digest;
 
@@ -57,6 +57,12 @@ impl Link {
             authority_key: value(ID_CE_AUTHORITY_KEY_IDENTIFIER.as_bytes()).and_then(authority_key),
             is_authority: is_ca && may_issue,
         })
+    }
+
+    /// The subject (RFC 4514 text) of any certificate, for showing it.
+    pub(crate) fn subject_of(der: &[u8]) -> Option<String> {
+        let fields = Fields::read(der).ok()?;
+        Some(fields.subject.to_string())
     }
 
     /// Whether subject and issuer are the same, as of what signed itself.

@@ -374,6 +374,7 @@ pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
             path: path.clone(),
             role,
             authority: false,
+            subject: None,
             result,
         };
         match read {
@@ -382,6 +383,10 @@ pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
                     let role = assembly::role(found, &issued);
                     Surveyed {
                         authority: found.link.is_authority,
+                        subject: match &found.certificate {
+                            Ok(certificate) => Some(certificate.subject().to_owned()),
+                            Err(_) => found.subject.as_deref().map(str::to_owned),
+                        },
                         ..surveyed(Some(role), found.certificate.clone())
                     }
                 }));
@@ -404,6 +409,8 @@ pub struct Surveyed {
     /// Whether it is an authority's: `CA:TRUE`, and a key usage with `keyCertSign` or none at all. Alone in its file it is a
     /// signer, as certificates that sign themselves are often made so.
     pub authority: bool,
+    /// Its subject (RFC 4514 text), also of a certificate that cannot be used, if it can be read.
+    pub subject: Option<String>,
     /// The certificate, or why it cannot be used. That does not matter for one that is part of a chain.
     pub result: Result<Certificate, StoreError>,
 }

@@ -37,6 +37,8 @@ pub(super) struct Found {
     pub(super) role: Role,
     /// Of a certificate that cannot be used here, the reason. It matters if it is a signer.
     pub(super) certificate: Result<Certificate, StoreError>,
+    /// Of such a one, its subject.
+    pub(super) subject: Option<Box<str>>,
 }
 
 /// Reads a file.
@@ -83,6 +85,10 @@ impl Contents {
             Ok((der, link, certificate)) => self.found.push(Found {
                 path: Arc::clone(path),
                 thumbprint: thumbprint(&der),
+                subject: match certificate {
+                    Ok(_) => None,
+                    Err(_) => Link::subject_of(&der).map(String::into_boxed_str),
+                },
                 link,
                 role: Role::Signer,
                 certificate: certificate.map_err(|source| error(path, line, source)),
