@@ -14,7 +14,7 @@ from cryptography import x509
 from support.applications import application, files
 
 import taskseal
-from taskseal.celery import setup_sealing
+from taskseal.celery import setup_sealing, setup_security
 from taskseal.celery.sealing import Bindings, Sealing
 from taskseal.celery.settings import KINDS, KNOWN, SETTINGS, check_name
 from taskseal.errors import OpenError
@@ -106,6 +106,13 @@ def test_a_name_that_looks_like_a_setting_and_is_none_is_an_error(good, name):
     with pytest.raises(ImproperlyConfigured, match="there is no setting") as raised:
         setup_sealing(application(good, **{name: ["canary-9f2"]}))
     assert "canary-9f2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["security_digst", "SEALING_ENCRYPTION_KEYS", "sealing_encryption_key", "SECURITY_DIGEST"])
+def test_signed_bodies_have_the_same_look_at_names(good, name):
+    app = application(good, task_serializer="auth", accept_content=["auth"], **{name: ["x"]})
+    with pytest.raises(ImproperlyConfigured, match="there is no setting"):
+        setup_security(app=app)
 
 
 DJANGO_NAMES = [

@@ -10,7 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu.serialization import disable_insecure_serializers as _disable_insecure_serializers
 from kombu.serialization import registry
 
-from . import connection, guard
+from . import connection, guard, settings
 from .certificate import CLOCK_SKEW, Certificate, CertStore, FSCertStore
 from .compression import MAX_BODY_LEN
 from .key import PrivateKey, is_uri
@@ -77,6 +77,9 @@ def setup_security(allowed_serializers=None, key=None, key_password=None, cert=N
 
     _disable_insecure_serializers(allowed_serializers)
 
+    # A misspelt `security_digest` would be the default, and a setting of `setup_sealing` that is none would seal nothing.
+    settings.check(app)
+    settings.hide()
     conf = app.conf
     check_settings(conf)
 
