@@ -252,3 +252,34 @@ def test_redis_that_takes_nothing_back(redis, alice, monkeypatch):
             full.clear()
             wait_for(lambda: drained(connection) and len(got) == 2, 20)
     assert sorted(got) == [["first"], ["second"]] and not sealing.refusals
+
+
+@pytest.mark.parametrize("options", [{"global_keyprefix": "shop."}, {"ack_emulation": False}, {"body_encoding": "base64"}])
+def test_with_options_of_the_transport(redis, alice, options):
+    """Giving back, recovering and closing lose nothing under a prefix of keys, without the unacknowledged, and in base64."""
+    store = client(redis)
+    store.flushall()
+    memory = Away()
+    sealing = sealing_of(alice, [alice], replay=memory)
+    url = f"sealed-redis://{redis}/0", {**options, "visibility_timeout": -1}
+    key = options.get("global_keyprefix", "") + "tasks\x06\x166"
+    with connect(url, sealing) as connection:
+        publish(connection, priority=6)
+        queue = tasks()(connection.default_channel)
+        assert queue.get() is None and store.llen(key) == 1
+        memory.away = False
+        queue.get(accept=["json"]).reject(requeue=True)
+        assert store.llen(key) == 1
+        assert queue.get(accept=["json"]) is not None and store.llen(key) == 0
+        connection.default_channel.basic_recover(requeue=True)
+        assert store.llen(key) == 1
+        assert queue.get(accept=["json"]) is not None
+        connection.default_channel.qos.restore_visible(interval=1)
+        assert store.llen(key) == options.get("ack_emulation", True)
+    with connect(url, sealing) as connection:
+        assert len(consume(connection, timeout=0.5)) == 1
+        odd = options.get("global_keyprefix", "") + "tasks"
+        store.set(odd, "x")
+        assert consume(connection, timeout=0.5) == []
+        assert store.type(odd) == b"string"
+    assert not sealing.refusals
