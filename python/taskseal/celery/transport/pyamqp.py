@@ -13,6 +13,7 @@ from .. import tls
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Unanswered, current, logger
 from . import frames
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
+from .waiting import Pauses
 
 
 class Message(pyamqp.Message):
@@ -120,8 +121,11 @@ class Channel(pyamqp.Channel):
             # Not to be answered by losing the message, nor by handling it unchecked. It goes back before we wait: another
             # worker may be able to tell, and this one may end.
             super().basic_reject(tag, requeue=True)
-            if self.connection.sealed_pause.due(msg.body):
+            pauses, said = self.connection.sealed_pauses, ("said", queue)
+            if not pauses.on(said):
+                pauses.begin(said, RETRY)
                 logger.error("the message stays in the queue %r: %s", queue, error)
+            if self.connection.sealed_pause.due(msg.body):
                 time.sleep(RETRY)
             raise
         if no_ack:
@@ -236,6 +240,7 @@ class Connection(pyamqp.Connection):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
         self.sealed_pause = Pause()
+        self.sealed_pauses = Pauses()
         kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         if ssl or self.always_tls:
             ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))
