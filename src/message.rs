@@ -39,6 +39,11 @@
 //! # }
 //! ```
 //!
+//! # Domains
+//!
+//! The same keys may serve two places: staging and production, two databases, two virtual hosts. A sealer with a domain
+//! ([`with_domain`](MessageSealer::with_domain)) makes messages and payloads that an opener of that domain alone takes.
+//!
 //! # Payloads
 //!
 //! Anything else is sealed by the same means with [`seal_payload`](MessageSealer::seal_payload), which binds it to a purpose
@@ -46,10 +51,13 @@
 //! does not open for another.
 
 pub(crate) mod bound;
+mod clock;
 mod destination;
 mod error;
+mod eta;
 mod kombu;
 mod open;
+mod opened;
 mod replay;
 
 use std::sync::Arc;
@@ -58,22 +66,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use aws_lc_rs::rand;
 
 pub use bound::{BOUND_CONTENT_TYPE, BoundError, MessageId};
+pub use clock::{ClockWatch, Evidence, Judgement, Step};
 pub use destination::Destination;
 pub use error::{MessageError, MessageSealError};
 pub use kombu::{Fields, KombuError, KombuMessage};
-pub use open::{MessageOpener, OpenedMessage};
-pub use replay::{MemoryReplay, ReplayError, ReplayKey, ReplayMemory};
+pub use open::MessageOpener;
+pub use opened::{OpenedMessage, Timing, UntimedMessage};
+pub use replay::{MemoryReplay, Recall, ReplayError, ReplayKey, ReplayMemory};
 
 use crate::envelope::Format;
 use crate::fernet::MultiFernet;
 use crate::seal::Sealer;
 use crate::signer::Signer;
-use bound::{BOUND_CONTENT_ENCODING, Context, Header, MESSAGE, check_name};
+use bound::{BOUND_CONTENT_ENCODING, Context, Header, MESSAGE, check_name, with_domain};
 
 /// Seals whole messages in one form.
 #[derive(Debug, Clone)]
 pub struct MessageSealer {
     form: Form,
+    domain: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -87,18 +98,14 @@ impl MessageSealer {
     /// Signs and does not encrypt: everything stays readable.
     #[must_use]
     pub fn signed(signer: Arc<dyn Signer>) -> Self {
-        Self {
-            form: Form::Signed(bound_sealer(signer, Format::Celery)),
-        }
+        Self::new(Form::Signed(bound_sealer(signer, Format::Celery)))
     }
 
     /// Encrypts and does not sign. Whoever has the key can make such messages, and who it was cannot be told; neither is
     /// such a message bound to its destination, nor does it have an id that a repetition could be told by.
     #[must_use]
     pub fn encrypted(fernet: impl Into<MultiFernet>) -> Self {
-        Self {
-            form: Form::Encrypted(fernet.into()),
-        }
+        Self::new(Form::Encrypted(fernet.into()))
     }
 
     /// Signs, and encrypts the message with its signature.
@@ -106,9 +113,19 @@ impl MessageSealer {
     pub fn signed_and_encrypted(signer: Arc<dyn Signer>, fernet: impl Into<MultiFernet>) -> Self {
         // The token is text already, so no base64 inside of it.
         let sealer = bound_sealer(signer, Format::CeleryRaw);
-        Self {
-            form: Form::SignedEncrypted(sealer, fernet.into()),
-        }
+        Self::new(Form::SignedEncrypted(sealer, fernet.into()))
+    }
+
+    fn new(form: Form) -> Self {
+        Self { form, domain: None }
+    }
+
+    /// Seals for a domain, any text of at most 4096 bytes: an opener of another domain, or of none, refuses it. The empty
+    /// text is no domain, as without a call.
+    #[must_use]
+    pub fn with_domain(mut self, domain: &str) -> Self {
+        self.domain = domain_of(domain);
+        self
     }
 
     /// Seals a message for a destination. Returns the ASCII text that goes to the broker in place of the JSON.
@@ -199,6 +216,7 @@ impl MessageSealer {
         at: SystemTime,
     ) -> Result<String, MessageSealError> {
         match &self.form {
+            Form::Encrypted(_) if self.domain.is_some() => Err(BoundError::NoDomain.into()),
             Form::Encrypted(fernet) => Ok(fernet.encrypt_at(json, at)?),
             _ => self.seal_bound(MESSAGE, to.context(), json, at),
         }
@@ -218,7 +236,7 @@ impl MessageSealer {
             purpose: purpose.to_owned(),
             issued_at: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             id,
-            context,
+            context: with_domain(context, self.domain.as_deref()),
         };
         let bound = header.bind(payload)?;
         Ok(match &self.form {
@@ -239,6 +257,10 @@ fn bound_sealer(signer: Arc<dyn Signer>, format: Format) -> Sealer {
     Sealer::new(signer)
         .with_format(format)
         .with_content(BOUND_CONTENT_TYPE, BOUND_CONTENT_ENCODING)
+}
+
+fn domain_of(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// A purpose that payloads may have.

@@ -127,33 +127,57 @@ impl Opener {
         at: SystemTime,
         scope: Scope,
     ) -> Result<Opened<'w>, OpenError> {
+        let (opened, validity) = self.open_scope_untimed(wire, at, scope)?;
+        match validity {
+            None => {
+                self.refusals.passed();
+                Ok(opened)
+            }
+            Some(error) => Err(self.refused(error)),
+        }
+    }
+
+    /// The same, with what is wrong with the dates of the certificate beside it: that says as much about this host's clock.
+    pub(crate) fn open_scope_untimed<'w>(
+        &self,
+        wire: &'w [u8],
+        at: SystemTime,
+        scope: Scope,
+    ) -> Result<(Opened<'w>, Option<OpenError>), OpenError> {
         let opened = self
             .verify(wire, at, scope)
             .map_err(|error| self.refused(error))?;
-        self.refusals.passed();
+        let validity = self.policy.check_validity(opened.signer(), at).err();
         tracing::debug!(
             signer = opened.signer().id(),
             format = %opened.format(),
             content_type = opened.content_type(),
             bytes = opened.body().len(),
+            valid = validity.is_none(),
             "message opened"
         );
-        Ok(opened)
+        Ok((opened, validity))
     }
 
     /// Logs a refusal and hands it on.
     fn refused(&self, error: OpenError) -> OpenError {
-        // What is wrong with the store is in the log already, and the message is not refused.
-        if error.class() == ErrorClass::Transient {
-            tracing::debug!(%error, "message not opened");
-            return error;
-        }
-        let signer = error.signer();
-        self.refusals
-            .refused(error.reason(), signer.as_deref(), &error);
+        self.log(&error);
         error
     }
 
+    pub(crate) fn log(&self, error: &OpenError) {
+        // What is wrong with the store is in the log already, and the message is not refused.
+        if error.class() == ErrorClass::Transient {
+            tracing::debug!(%error, "message not opened");
+            return;
+        }
+        let signer = error.signer();
+        self.refusals
+            .refused(error.reason(), signer.as_deref(), error);
+    }
+
+    /// Everything but the validity of the certificate, which is looked at last: nobody without a key of a trusted
+    /// certificate makes a message that is refused for that alone.
     fn verify<'w>(
         &self,
         wire: &'w [u8],
@@ -184,7 +208,7 @@ impl Opener {
             }
         })?;
         let certificate = self.signer(unpacked.signer_id())?;
-        policy.check_certificate(&certificate, at)?;
+        policy.check_fitness(&certificate, at)?;
         policy.check_content(unpacked.envelope())?;
         if is_bound(unpacked.body()) != (scope == Scope::Bound) {
             return Err(OpenError::Scope);

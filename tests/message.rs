@@ -14,7 +14,9 @@ use support::keys::{certificate, hours, key, opener, other_key, signer};
 use support::mutate::{Random, mutate};
 use taskseal::certificate::issue;
 use taskseal::fernet::software::SoftwareKeys;
-use taskseal::message::{MemoryReplay, OpenedMessage, ReplayError, ReplayKey, ReplayMemory};
+use taskseal::message::{
+    MemoryReplay, OpenedMessage, Recall, ReplayError, ReplayKey, ReplayMemory, Timing,
+};
 use taskseal::pss::Scheme;
 use taskseal::{
     Destination, ErrorClass, Fernet, KombuMessage, MessageError, MessageOpener, MessageSealer,
@@ -276,34 +278,216 @@ fn one_key_under_two_certificates_does_not_make_a_message_new() {
     assert_eq!(reason(opener.open(renamed.as_bytes(), &any())), "replayed");
 }
 
+/// Forgetting a message would let it in again, and refusing to go on would stop whoever is busy.
 #[test]
-fn a_full_replay_memory_refuses_and_forgets_what_no_longer_counts() {
-    let memory = Arc::new(MemoryReplay::new(1));
+fn a_full_replay_memory_takes_new_messages_and_lets_none_in_again() {
+    let memory = Arc::new(MemoryReplay::new(8));
     let (sealer, opener) = signed_and_encrypted();
     let opener = opener
         .with_replay_memory(Arc::clone(&memory) as _)
-        .with_max_age(Duration::from_secs(60))
+        .with_max_age(hours(1))
         .with_clock_skew(Duration::ZERO);
     let start = SystemTime::now();
-    let open = |at| {
-        let wire = sealer
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let seal = |at| {
+        sealer
             .seal_json_at(STORED.as_bytes(), &to_celery(), at)
-            .unwrap();
-        opener.open_at(wire.as_bytes(), &any(), at).unwrap()
+            .unwrap()
     };
-    let first = open(start);
-    opener.remember_at(&first, start).unwrap();
-    let second = open(start + Duration::from_secs(1));
-    let error = opener.remember_at(&second, start + Duration::from_secs(1));
-    let error = error.unwrap_err();
-    assert_eq!(
-        (error.reason(), error.class()),
-        ("replay-memory", ErrorClass::Busy)
+    let open = |wire: &String, at| opener.open_at(wire.as_bytes(), &any(), at);
+    let unseen = seal(start);
+    let wires: Vec<_> = (0..20).map(|second| seal(after(second))).collect();
+    for (second, wire) in (0..).zip(&wires) {
+        let opened = open(wire, after(second)).unwrap();
+        opener.remember_at(&opened, after(second)).unwrap();
+        assert!(memory.len() <= 8);
+    }
+    let reasons: Vec<_> = wires
+        .iter()
+        .map(|wire| reason(open(wire, after(30))))
+        .collect();
+    assert_eq!((reasons[0], reasons[19]), ("forgotten", "replayed"));
+    assert!(
+        reasons
+            .iter()
+            .all(|r| ["forgotten", "replayed"].contains(r))
     );
-    opener
-        .remember_at(&second, start + Duration::from_secs(61))
-        .unwrap();
+    assert_eq!(
+        reason(open(&unseen, after(30))),
+        "forgotten",
+        "nobody can tell any more"
+    );
+    // What ended by itself makes room, and nothing more is forgotten.
+    let young = seal(after(7000));
+    let opened = open(&young, after(7000)).unwrap();
+    opener.remember_at(&opened, after(7000)).unwrap();
     assert_eq!(memory.len(), 1);
+}
+
+/// Whatever the clocks of two openers say within the skew: what one has forgotten, the other does not take.
+#[test]
+fn a_message_is_remembered_for_as_long_as_any_clock_within_the_skew_takes_it() {
+    let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+    let [signed, _, both] = forms();
+    for (sealer, opener) in [signed, both] {
+        let opener = opener.with_max_age(10 * minute).with_clock_skew(minute);
+        let start = SystemTime::now();
+        for due in [start, start + hours(5)] {
+            let mut message = KombuMessage::from_json(STORED.as_bytes()).unwrap();
+            message.headers_mut().set("eta", &iso8601(due)).unwrap();
+            let wire = sealer.seal_at(&message, &to_celery(), start).unwrap();
+            let open = |at| opener.open_at(wire.as_bytes(), &any(), at);
+            let until = opener.remember_until(&open(start).unwrap());
+            // The clock of whoever forgets says `until`, the other's is behind by the skew.
+            assert_eq!(reason(open(until - minute + second)), "too-old");
+            assert!(open(until - minute - second).is_ok());
+        }
+    }
+}
+
+/// ISO 8601 in UTC.
+fn iso8601(time: SystemTime) -> String {
+    der::DateTime::from_system_time(whole_seconds(time))
+        .unwrap()
+        .to_string()
+}
+
+/// A countdown is a part of what the sender signed: the message waits so long by right.
+#[test]
+fn the_age_of_a_task_that_waits_for_its_eta_counts_from_there() {
+    let start = whole_seconds(SystemTime::now());
+    for (sealer, opener) in forms() {
+        let opener = opener
+            .with_max_age(hours(1))
+            .with_clock_skew(Duration::ZERO);
+        let seal = |eta: &str| {
+            let mut message = KombuMessage::from_json(STORED.as_bytes()).unwrap();
+            message.headers_mut().set("eta", eta).unwrap();
+            sealer.seal_at(&message, &to_celery(), start).unwrap()
+        };
+        let open = |wire: &str, at| opener.open_at(wire.as_bytes(), &any(), at);
+        let wire = seal(&iso8601(start + hours(5)));
+        for after in [0, 1, 2, 5, 6] {
+            let opened = open(&wire, start + hours(after)).unwrap();
+            assert_eq!(opened.issued_at(), start);
+            assert_eq!(opened.age_from(), start + hours(5));
+        }
+        assert_eq!(reason(open(&wire, start + hours(7))), "too-old");
+        // One in the past makes nothing older, and what is none nothing younger.
+        for eta in [&*iso8601(start - hours(48)), "tomorrow", ""] {
+            let wire = seal(eta);
+            assert!(open(&wire, start + hours(1)).is_ok(), "{eta}");
+            assert_eq!(reason(open(&wire, start + hours(2))), "too-old", "{eta}");
+        }
+        // However far ahead it lies: no more than ten years.
+        let wire = seal("9999-01-01T00:00:00Z");
+        let opened = open(&wire, start).unwrap();
+        let until = start + MessageOpener::MAX_AHEAD + hours(1);
+        assert_eq!(opener.remember_until(&opened), until);
+        // An eta is no excuse for a message from the future.
+        let early = start - Duration::from_secs(1);
+        assert_eq!(reason(open(&wire, early)), "from-the-future");
+    }
+}
+
+/// Whoever can keep a message is told what time alone says, when all else is good.
+#[test]
+fn what_time_alone_refuses_is_told_apart_from_what_is_wrong_for_ever() {
+    let now = SystemTime::now();
+    let minute = Duration::from_secs(60);
+    let [signed, _, both] = forms();
+    for (sealer, opener) in [signed, both] {
+        let opener = opener.with_max_age(10 * minute).with_clock_skew(minute);
+        let timing = |sealed_at| {
+            let wire = sealer
+                .seal_json_at(STORED.as_bytes(), &to_celery(), sealed_at)
+                .unwrap();
+            let open = |to| opener.open_untimed_at(wire.as_bytes(), &[to], now);
+            let elsewhere = open(to_celery().with_queue("other")).unwrap_err();
+            assert_eq!(elsewhere.reason(), "destination", "that comes first");
+            let message = open(to_celery()).unwrap();
+            assert_eq!(message.whenever().payload(), STORED.as_bytes());
+            let timing = message.timing();
+            let refusal = message.in_time().map_or_else(|e| e.reason(), |_| "none");
+            (timing, refusal)
+        };
+        assert_eq!(timing(now), (Timing::InTime, "none"));
+        assert_eq!(timing(now - 12 * minute), (Timing::Late, "too-old"));
+        let (Timing::Early(by), "from-the-future") = timing(now + 5 * minute) else {
+            panic!()
+        };
+        let off = (4 * minute).checked_sub(by).unwrap();
+        assert!(off < Duration::from_millis(2), "{by:?}");
+        // The certificates of these tests are valid for some days.
+        let far = hours(24 * 400 * 100);
+        let wire = sealer
+            .seal_json_at(STORED.as_bytes(), &to_celery(), now + far)
+            .unwrap();
+        let timing = |at| {
+            let message = opener.open_untimed_at(wire.as_bytes(), &any(), at);
+            let message = message.unwrap();
+            (message.timing(), message.refusal().unwrap().reason())
+        };
+        assert_eq!(timing(now + far), (Timing::Late, "expired"));
+        let (Timing::Early(_), "not-yet-valid") = timing(now - hours(24 * 400)) else {
+            panic!()
+        };
+    }
+}
+
+/// Nobody without a key makes a message that time alone speaks against.
+#[test]
+fn a_forged_message_under_an_expired_certificate_has_a_bad_signature() {
+    let [(sealer, opener), ..] = forms();
+    let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    let mut raw = STANDARD.decode(&wire).unwrap();
+    let end = raw.len() - 5;
+    raw[end] ^= 1;
+    let forged = STANDARD.encode(raw);
+    let at = SystemTime::now() + hours(24 * 400 * 100);
+    let error = opener.open_untimed_at(forged.as_bytes(), &any(), at);
+    let reason = error.unwrap_err().reason();
+    assert!(["bad-signature", "malformed"].contains(&reason), "{reason}");
+}
+
+/// The same keys serve two places: what was sent in one is not taken in the other.
+#[test]
+fn a_message_of_another_domain_is_refused() {
+    let (signer, fernet) = (worker(), fernet());
+    let trusting = opener(signer.certificate());
+    let sealer = MessageSealer::signed_and_encrypted(Arc::clone(&signer), fernet.clone());
+    let opener = MessageOpener::signed_and_encrypted(trusting, fernet.clone());
+    let domains = ["", "production", "staging"];
+    for from in domains {
+        let sealer = sealer.clone().with_domain(from);
+        let wire = sealer.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+        let result = sealer.seal_payload("result", "task-1", b"7").unwrap();
+        for to in domains {
+            let opener = opener.clone().with_domain(to);
+            let opened = opener.open(wire.as_bytes(), &[to_celery()]);
+            let payload = opener.open_payload(result.as_bytes(), "result", "task-1");
+            let named = opener.open_payload_of(result.as_bytes(), "result");
+            if from == to {
+                assert_eq!(opened.unwrap().destination(), &to_celery());
+                assert_eq!(payload.unwrap().payload(), b"7");
+                assert_eq!(named.unwrap().0, "task-1");
+            } else {
+                assert_eq!(reason(opened), "domain");
+                assert_eq!(reason(payload), "domain");
+                assert_eq!(reason(named.map(|(_, opened)| opened)), "domain");
+            }
+        }
+    }
+    // What is encrypted alone has no place to say it.
+    let plain = MessageSealer::encrypted(fernet.clone());
+    let wire = plain.seal_json(STORED.as_bytes(), &to_celery()).unwrap();
+    let there = MessageOpener::encrypted(fernet).with_domain("production");
+    assert_eq!(reason(there.open(wire.as_bytes(), &any())), "domain");
+    let plain = plain.with_domain("production");
+    assert!(plain.seal_json(STORED.as_bytes(), &to_celery()).is_err());
+    assert!(plain.seal_payload("result", "task-1", b"7").is_ok());
+    let long = sealer.with_domain(&"d".repeat(4097));
+    assert!(long.seal_json(STORED.as_bytes(), &to_celery()).is_err());
 }
 
 #[test]
@@ -311,7 +495,12 @@ fn a_replay_memory_that_fails_opens_nothing() {
     #[derive(Debug)]
     struct Down;
     impl ReplayMemory for Down {
-        fn contains(&self, _: &ReplayKey, _: SystemTime) -> Result<bool, ReplayError> {
+        fn recall(
+            &self,
+            _: &ReplayKey,
+            _: SystemTime,
+            _: SystemTime,
+        ) -> Result<Recall, ReplayError> {
             Err(ReplayError::new(ErrorClass::Transient, "it is down"))
         }
         fn insert(&self, _: &ReplayKey, _: SystemTime, _: SystemTime) -> Result<bool, ReplayError> {

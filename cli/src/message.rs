@@ -21,7 +21,7 @@ pub(crate) fn seal(
     global: Global,
 ) -> Result<(), Failure> {
     let signer_id = signer.certificate().id().to_owned();
-    let sealer = sealer(&options.scope, signer)?;
+    let sealer = sealer(&options.scope, signer)?.with_domain(&options.destination.domain);
     let json = input::message(args.file.as_deref(), args.max_size)?;
     let wire = sealer.seal_json(&json, &options.destination.destination())?;
     seal::check_size(wire.len(), args.max_size)?;
@@ -58,7 +58,8 @@ pub(crate) fn open(
     let opener = self::opener(&options.scope, opener)?
         .with_max_len(args.max_size)
         .with_max_age(options.max_age())
-        .with_clock_skew(args.clock_skew);
+        .with_clock_skew(args.clock_skew)
+        .with_domain(&options.destination.domain);
     let wire = input::envelope(args.file.as_deref(), args.max_size)?;
     let opened = opener.open(&wire, &[options.destination.destination()])?;
     let mut out = io::stdout().lock();

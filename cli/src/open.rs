@@ -43,8 +43,8 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
     if args.message.scope.is_message() {
         return message::open(args, &args.message, opener, global);
     }
-    if args.message.destination.any_is_set() {
-        let text = "the body of a task is not bound to a destination";
+    if args.message.destination.is_used() {
+        let text = "the body of a task is bound to no destination or domain";
         return Err(Failure::permanent("usage", text)
             .hint("--message or --encrypt-key opens a whole message, which is"));
     }

@@ -34,10 +34,10 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
     if args.message.scope.is_message() {
         return message::seal(args, &args.message, signer, global);
     }
-    if args.message.destination.any_is_set() {
+    if args.message.destination.is_used() {
         return Err(Failure::permanent(
             "usage",
-            "the body of a task is not bound to a destination",
+            "the body of a task is bound to no destination or domain",
         )
         .hint("--message or --encrypt-key seals a whole message, which is"));
     }

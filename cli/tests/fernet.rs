@@ -220,6 +220,7 @@ fn a_whole_message_is_signed_or_signed_and_encrypted() {
         for (more, reason) in [
             ("--queue other", "destination"),
             ("--queue celery --exchange x", "destination"),
+            ("--queue celery --domain production", "domain"),
             ("--max-size 100", "too-large"),
         ] {
             place
@@ -250,10 +251,37 @@ fn a_whole_message_is_signed_or_signed_and_encrypted() {
     place
         .run("seal --key worker.key --cert worker.pem --queue celery task.json")
         .code(1)
-        .stderr(contains("not bound to a destination"));
+        .stderr(contains("bound to no destination or domain"));
     place
         .run("seal --key worker.key --cert worker.pem --message --format celery-raw message.json")
         .code(2);
+}
+
+#[test]
+fn a_whole_message_opens_in_its_domain_alone() {
+    let place = place();
+    let sealed = stdout(
+        &place
+            .run("seal --key worker.key --cert worker.pem --message --domain production message.json")
+            .success(),
+    );
+    place.write("sealed", &sealed);
+    let open = "open --store worker.pem --message";
+    place
+        .run(&format!("{open} --domain production sealed"))
+        .success()
+        .stdout(MESSAGE);
+    for other in ["--domain staging", ""] {
+        place
+            .run(&format!("{open} {other} sealed"))
+            .code(1)
+            .stdout("")
+            .stderr(contains("(domain)").and(contains("production")));
+    }
+    place
+        .run("seal --key worker.key --cert worker.pem --domain production task.json")
+        .code(1)
+        .stderr(contains("bound to no destination or domain"));
 }
 
 #[test]

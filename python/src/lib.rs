@@ -10,6 +10,7 @@
 
 mod certificate;
 mod choices;
+mod clock;
 mod detach;
 mod errors;
 mod fernet;
@@ -46,6 +47,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<message::MessageSealer>()?;
     module.add_class::<message::MessageOpener>()?;
     module.add_class::<message::OpenedPayload>()?;
+    module.add_class::<clock::ClockWatch>()?;
+    module.add_class::<clock::MemoryReplay>()?;
     module.add_class::<fernet::Fernet>()?;
     module.add_class::<fernet::MultiFernet>()?;
     module.add_class::<tally::Tally>()?;

@@ -1,10 +1,10 @@
 //! `taskseal.MessageSealer` and `MessageOpener`: whole messages, and payloads that are bound to a purpose.
 
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use taskseal::message::{Destination, MessageError, MessageSealError, OpenedMessage};
+use taskseal::message::{Destination, Evidence, MessageError, MessageSealError, OpenedMessage};
 
 use crate::certificate::Certificate;
 use crate::choices;
@@ -22,15 +22,26 @@ use crate::store::CertStore;
 pub(crate) struct MessageSealer {
     signer: Py<Signer>,
     fernets: Vec<Py<Fernet>>,
+    domain: String,
 }
 
 #[pymethods]
 impl MessageSealer {
+    /// What is sealed for a domain opens in it alone; the empty text is none.
     #[new]
-    #[pyo3(signature = (signer, fernets=vec![]))]
-    fn new(py: Python<'_>, signer: Py<Signer>, fernets: Vec<Py<Fernet>>) -> PyResult<Self> {
+    #[pyo3(signature = (signer, fernets=vec![], *, domain=String::new()))]
+    fn new(
+        py: Python<'_>,
+        signer: Py<Signer>,
+        fernets: Vec<Py<Fernet>>,
+        domain: String,
+    ) -> PyResult<Self> {
         logging::refresh(py)?;
-        Ok(Self { signer, fernets })
+        Ok(Self {
+            signer,
+            fernets,
+            domain,
+        })
     }
 
     /// Seals a message of kombu's in JSON for a destination. Returns ASCII text.
@@ -78,11 +89,13 @@ impl MessageSealer {
     ) -> PyResult<String> {
         let signer = self.signer.get().open_now(py)?;
         let fernets = open_all(py, &self.fernets)?;
+        let domain = &self.domain;
         detached(py, || {
-            seal(match fernets {
+            let sealer = match fernets {
                 Some(fernets) => taskseal::MessageSealer::signed_and_encrypted(signer, fernets),
                 None => taskseal::MessageSealer::signed(signer),
-            })
+            };
+            seal(sealer.with_domain(domain))
         })
         .map_err(|error| error.into_py_err())
     }
@@ -97,13 +110,17 @@ pub(crate) struct MessageOpener {
     max_age: f64,
     clock_skew: f64,
     max_len: Option<usize>,
+    domain: String,
 }
 
 #[pymethods]
 impl MessageOpener {
-    /// `max_age` and `clock_skew` are seconds; `max_len` is in bytes.
+    /// `max_age` and `clock_skew` are seconds; `max_len` is in bytes. It takes what was sealed for the domain alone.
     #[new]
-    #[pyo3(signature = (store, fernets=vec![], *, policy=None, max_age=86400.0, clock_skew=60.0, max_len=None))]
+    #[pyo3(signature = (
+        store, fernets=vec![], *, policy=None, max_age=86400.0, clock_skew=60.0, max_len=None, domain=String::new()
+    ))]
+    #[allow(clippy::too_many_arguments)] // They are keyword arguments of Python.
     fn new(
         py: Python<'_>,
         store: Py<CertStore>,
@@ -112,6 +129,7 @@ impl MessageOpener {
         max_age: f64,
         clock_skew: f64,
         max_len: Option<usize>,
+        domain: String,
     ) -> PyResult<Self> {
         logging::refresh(py)?;
         choices::seconds("max_age", max_age)?;
@@ -123,6 +141,7 @@ impl MessageOpener {
             max_age,
             clock_skew,
             max_len,
+            domain,
         })
     }
 
@@ -132,7 +151,28 @@ impl MessageOpener {
         let opener = self.opener(py)?;
         let opened = detached_quietly(py, || opener.open(wire, &[Destination::any()]));
         let opened = opened.map_err(|error| error.into_py_err())?;
-        Ok(OpenedPayload::new(py, &opened, None))
+        Ok(OpenedPayload::new(py, &opener, &opened, None))
+    }
+
+    /// Opens a message, and leaves to the caller what becomes of one that time alone speaks against (`untimely`).
+    #[pyo3(signature = (wire, *, at=None))]
+    fn open_untimed(
+        &self,
+        py: Python<'_>,
+        wire: Input<'_>,
+        at: Option<f64>,
+    ) -> PyResult<OpenedPayload> {
+        let (wire, at) = (wire.as_bytes()?, choices::time(at)?);
+        let opener = self.opener(py)?;
+        let any = [Destination::any()];
+        let message = detached_quietly(py, || opener.open_untimed_at(wire, &any, at));
+        let message = message.map_err(|error| error.into_py_err())?;
+        let mut opened = OpenedPayload::new(py, &opener, message.whenever(), None);
+        opened.evidence = Some(Evidence::of(&message));
+        if let Err(refusal) = message.in_time() {
+            opened.untimely = Some(refusal.into_py_err().into_value(py).into_any());
+        }
+        Ok(opened)
     }
 
     /// Opens a payload that was sealed for this purpose. The context is compared unless it is None.
@@ -153,7 +193,7 @@ impl MessageOpener {
             None => opener.open_payload_of(wire, purpose),
         });
         let (context, opened) = opened.map_err(|error| error.into_py_err())?;
-        Ok(OpenedPayload::new(py, &opened, Some(context)))
+        Ok(OpenedPayload::new(py, &opener, &opened, Some(context)))
     }
 }
 
@@ -171,29 +211,46 @@ impl MessageOpener {
         }
         Ok(opener
             .with_max_age(choices::seconds("max_age", self.max_age)?)
-            .with_clock_skew(choices::seconds("clock_skew", self.clock_skew)?))
+            .with_clock_skew(choices::seconds("clock_skew", self.clock_skew)?)
+            .with_domain(&self.domain))
     }
 }
 
 /// A message or payload that was verified.
-#[pyclass(frozen, get_all, module = "taskseal")]
+#[pyclass(frozen, module = "taskseal")]
 pub(crate) struct OpenedPayload {
     /// What was sealed, byte for byte: of a message its JSON.
+    #[pyo3(get)]
     payload: Py<PyBytes>,
     /// The certificate of the signer.
+    #[pyo3(get)]
     signer: Option<Certificate>,
     /// When it was sealed, in seconds since 1970.
+    #[pyo3(get)]
     issued_at: f64,
     /// The exchange that a message was sent to.
+    #[pyo3(get)]
     exchange: Option<String>,
     /// The routing key that a message was sent with.
+    #[pyo3(get)]
     routing_key: Option<String>,
     /// The queue that a message was meant for, if its sender knew.
+    #[pyo3(get)]
     queue: Option<String>,
     /// The context of a payload.
+    #[pyo3(get)]
     context: Option<String>,
     /// What a repetition is recognised by: 32 bytes.
+    #[pyo3(get)]
     replay_key: Option<Py<PyBytes>>,
+    /// Until when a repetition has to be recognised, in seconds since 1970.
+    #[pyo3(get)]
+    remember_until: f64,
+    /// The `OpenError` of a message that is good but for the time; None when it is in time.
+    #[pyo3(get)]
+    untimely: Option<Py<PyAny>>,
+    /// What it says about clocks, if it was opened untimed.
+    pub(crate) evidence: Option<Evidence>,
 }
 
 #[pymethods]
@@ -209,14 +266,25 @@ impl OpenedPayload {
 }
 
 impl OpenedPayload {
-    fn new(py: Python<'_>, opened: &OpenedMessage, context: Option<String>) -> Self {
+    fn new(
+        py: Python<'_>,
+        opener: &taskseal::MessageOpener,
+        opened: &OpenedMessage,
+        context: Option<String>,
+    ) -> Self {
         let part = |part: Option<&str>| part.map(str::to_owned);
         let to = opened.destination();
-        let since = opened.issued_at().duration_since(UNIX_EPOCH);
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(UNIX_EPOCH);
+            since.unwrap_or_default().as_secs_f64()
+        };
         Self {
             payload: PyBytes::new(py, opened.payload()).unbind(),
             signer: opened.signer().cloned().map(Certificate),
-            issued_at: since.unwrap_or_default().as_secs_f64(),
+            issued_at: seconds(opened.issued_at()),
+            remember_until: seconds(opener.remember_until(opened)),
+            untimely: None,
+            evidence: None,
             exchange: part(to.exchange()),
             routing_key: part(to.routing_key()),
             queue: part(to.queue()),

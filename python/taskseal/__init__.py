@@ -14,7 +14,9 @@ from . import errors
 from ._native import (
     Certificate,
     CertStore,
+    ClockWatch,
     Fernet,
+    MemoryReplay,
     MessageOpener,
     MessageSealer,
     MultiFernet,
@@ -34,7 +36,9 @@ from .errors import TasksealError
 __all__ = [
     "CertStore",
     "Certificate",
+    "ClockWatch",
     "Fernet",
+    "MemoryReplay",
     "MessageOpener",
     "MessageSealer",
     "MultiFernet",

@@ -2,6 +2,8 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, Literal, TypeAlias, final
 
+from .errors import OpenError
+
 _Bytes: TypeAlias = bytes | bytearray | memoryview | str
 _Salt: TypeAlias = Literal["digest", "max"]
 _Format: TypeAlias = Literal["celery", "celery-raw", "celery-5.4"]
@@ -10,7 +12,9 @@ _Pin: TypeAlias = str | Callable[[], str]
 __all__ = [
     "CertStore",
     "Certificate",
+    "ClockWatch",
     "Fernet",
+    "MemoryReplay",
     "MessageOpener",
     "MessageSealer",
     "MultiFernet",
@@ -200,7 +204,7 @@ class Sealer:
 
 @final
 class MessageSealer:
-    def __new__(cls, signer: Signer, fernets: Sequence[Fernet] = ...) -> MessageSealer: ...
+    def __new__(cls, signer: Signer, fernets: Sequence[Fernet] = ..., *, domain: str = "") -> MessageSealer: ...
     def seal(
         self,
         message: _Bytes,
@@ -222,8 +226,10 @@ class MessageOpener:
         max_age: float = 86400.0,
         clock_skew: float = 60.0,
         max_len: int | None = None,
+        domain: str = "",
     ) -> MessageOpener: ...
     def open(self, wire: _Bytes) -> OpenedPayload: ...
+    def open_untimed(self, wire: _Bytes, *, at: float | None = None) -> OpenedPayload: ...
     def open_payload(self, wire: _Bytes, purpose: str, context: str | None = None) -> OpenedPayload: ...
 
 @final
@@ -244,6 +250,22 @@ class OpenedPayload:
     def context(self) -> str | None: ...
     @property
     def replay_key(self) -> bytes | None: ...
+    @property
+    def remember_until(self) -> float: ...
+    @property
+    def untimely(self) -> OpenError | None: ...
+
+@final
+class ClockWatch:
+    def __new__(cls) -> ClockWatch: ...
+    def judge(self, opened: OpenedPayload) -> tuple[Literal["take", "give-back", "put-aside"], float, str | None]: ...
+
+@final
+class MemoryReplay:
+    def __new__(cls, capacity: int) -> MemoryReplay: ...
+    def recall(self, key: bytes, until: float, now: float) -> Literal["new", "handled", "forgotten"]: ...
+    def remember(self, key: bytes, until: float, now: float) -> bool: ...
+    def __len__(self) -> int: ...
 
 @final
 class Fernet:

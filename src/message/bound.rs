@@ -34,6 +34,24 @@ const MAX_ENTRIES: usize = 8;
 /// What a payload is bound to: a list of names and values, the names ascending.
 pub(crate) type Context = Vec<(String, String)>;
 
+/// The name that a domain goes by in the context.
+const DOMAIN: &str = "domain";
+
+/// Adds the domain to a context, unless there is none.
+pub(super) fn with_domain(mut context: Context, domain: Option<&str>) -> Context {
+    if let Some(domain) = domain {
+        context.push((DOMAIN.to_owned(), domain.to_owned()));
+        context.sort();
+    }
+    context
+}
+
+/// Takes the domain out of a context.
+pub(super) fn take_domain(context: &mut Context) -> Option<String> {
+    let at = context.iter().position(|(name, _)| name == DOMAIN)?;
+    Some(context.remove(at).1)
+}
+
 /// What bound content says before its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -166,8 +184,11 @@ pub enum BoundError {
     #[error("the purpose \"message\" is that of whole messages alone")]
     Purpose,
     /// More context than fits.
-    #[error("a context value (exchange, routing key, queue …) is longer than 4096 bytes")]
+    #[error("a context value (domain, exchange, routing key, queue …) is longer than 4096 bytes")]
     Context,
+    /// A message that is encrypted alone was to be sealed for a domain.
+    #[error("a message that is encrypted and not signed has no place for a domain")]
+    NoDomain,
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), BoundError> {

@@ -84,6 +84,18 @@ pub enum MessageError {
         /// Its context.
         found: Untrusted,
     },
+    /// It was sealed for another domain, or for one where none is expected, or the other way round.
+    #[error(
+        "the message was sealed for {}, and this is {}",
+        domain(found),
+        domain(expected)
+    )]
+    Domain {
+        /// Its domain.
+        found: Option<Untrusted>,
+        /// The opener's domain.
+        expected: Option<Untrusted>,
+    },
     /// It was sent to another destination, or it does not say where to.
     #[error("the message was sent to {}, which is not expected here", shown(found))]
     Destination {
@@ -92,12 +104,12 @@ pub enum MessageError {
     },
     /// It is too old.
     #[error(
-        "the message was sealed at {} and is older than {} s; it is {}",
-        rfc3339(*issued_at), max_age.as_secs(), rfc3339(*at)
+        "the age of the message counts from {}, when it was sealed or due, and is more than {} s; it is {}",
+        rfc3339(*age_from), max_age.as_secs(), rfc3339(*at)
     )]
     TooOld {
-        /// When it was sealed.
-        issued_at: SystemTime,
+        /// What its age counts from: when it was sealed, or its eta if that is later.
+        age_from: SystemTime,
         /// How old it may be, without the clock skew.
         max_age: Duration,
         /// The time of the check.
@@ -117,6 +129,11 @@ pub enum MessageError {
     /// It was handled already.
     #[error("the message has been handled before")]
     Replayed,
+    /// It is older than what the replay memory had room for: it may have been handled already.
+    #[error(
+        "the message may have been handled before: the replay memory had no room to remember messages of its age"
+    )]
+    Forgotten,
     /// Whether it was handled already cannot be told.
     #[error(transparent)]
     ReplayMemory(#[from] ReplayError),
@@ -153,10 +170,12 @@ impl MessageError {
             Self::Bound(_) => "malformed",
             Self::Purpose { .. } => "purpose",
             Self::Context { .. } => "context",
+            Self::Domain { .. } => "domain",
             Self::Destination { .. } => "destination",
             Self::TooOld { .. } => "too-old",
             Self::FromTheFuture { .. } => "from-the-future",
             Self::Replayed => "replayed",
+            Self::Forgotten => "forgotten",
             Self::ReplayMemory(_) => "replay-memory",
             Self::Message(_) => "not-a-message",
         }
@@ -171,6 +190,13 @@ impl MessageError {
             Self::Open(error) => error.signer(),
             _ => None,
         }
+    }
+}
+
+fn domain(domain: &Option<Untrusted>) -> String {
+    match domain {
+        Some(domain) => format!("the domain {domain}"),
+        None => "no domain".to_owned(),
     }
 }
 

@@ -1,32 +1,37 @@
 //! [`MessageOpener`]: decrypt, verify, compare, and only then hand out.
+//!
+//! What time says comes after everything else, because it says as much about the clock of this host: a message that is
+//! refused for it alone need not be lost. [`open_untimed`](MessageOpener::open_untimed) is for whoever can keep it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bound::{
-    BOUND_CONTENT_ENCODING, BOUND_CONTENT_TYPE, BoundError, Header, MESSAGE, MessageId,
+    BOUND_CONTENT_ENCODING, BOUND_CONTENT_TYPE, BoundError, Header, MESSAGE, take_domain,
 };
 use super::destination::Destination;
 use super::error::MessageError;
-use super::kombu::KombuMessage;
-use super::replay::{ReplayKey, ReplayMemory};
-use super::{PAYLOAD_CONTEXT, check_purpose};
+use super::eta::eta;
+use super::opened::{OpenedMessage, UntimedMessage};
+use super::replay::{Recall, ReplayMemory};
+use super::{PAYLOAD_CONTEXT, check_purpose, domain_of};
 use crate::certificate::Certificate;
 use crate::envelope::Format;
 use crate::error::Untrusted;
 use crate::fernet::{FernetError, MultiFernet};
-use crate::open::{Opener, Policy, Scope};
+use crate::open::{OpenError, Opener, Policy, Scope};
 
 /// Opens whole messages of one form, and payloads of the same.
 ///
-/// The order is: size, decryption, signature, purpose, destination, age, replay. Nothing of a message is parsed before its
-/// token and its signature were verified.
+/// The order is: size, decryption, signature, purpose, domain, destination, validity of the certificate, age, replay. Nothing
+/// of a message is parsed before its token and its signature were verified.
 #[derive(Debug, Clone)]
 pub struct MessageOpener {
     form: Form,
     max_len: usize,
     max_age: Duration,
     clock_skew: Duration,
+    domain: Option<String>,
     replay: Option<Arc<dyn ReplayMemory>>,
 }
 
@@ -42,6 +47,8 @@ impl MessageOpener {
     pub const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
     /// How far clocks may be apart unless [`with_clock_skew`](Self::with_clock_skew) or the policy says otherwise: 60 s.
     pub const CLOCK_SKEW: Duration = Policy::CLOCK_SKEW;
+    /// How long after it was sealed a message may be due. An eta beyond that counts as this one: ten years.
+    pub const MAX_AHEAD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
     /// Opens messages that are signed and not encrypted. The opener brings the certificates and its policy, of which the
     /// content types, encodings and formats do not matter here.
@@ -76,6 +83,7 @@ impl MessageOpener {
             max_len,
             max_age: Self::MAX_AGE,
             clock_skew,
+            domain: None,
             replay: None,
         }
     }
@@ -87,7 +95,8 @@ impl MessageOpener {
         self
     }
 
-    /// How old a message may be. Messages wait in queues, and tasks with an `eta` or countdown wait longer.
+    /// How old a message may be. The age counts from when it was sealed, and of a task with an eta or countdown from then:
+    /// so long it waits in queues and workers by right.
     #[must_use]
     pub const fn with_max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -106,6 +115,16 @@ impl MessageOpener {
             }
             Form::Encrypted(_) => {}
         }
+        self
+    }
+
+    /// Takes what was sealed for this domain alone ([`MessageSealer::with_domain`]). The empty text is no domain, as without a
+    /// call: then what was sealed for any is refused. Messages that are encrypted alone say none.
+    ///
+    /// [`MessageSealer::with_domain`]: super::MessageSealer::with_domain
+    #[must_use]
+    pub fn with_domain(mut self, domain: &str) -> Self {
+        self.domain = domain_of(domain);
         self
     }
 
@@ -141,8 +160,35 @@ impl MessageOpener {
         at: SystemTime,
     ) -> Result<OpenedMessage, MessageError> {
         self.message(wire, expected, at)
+            .and_then(|message| self.in_time_and_new(message, at))
             .map(opened)
             .map_err(refused)
+    }
+
+    /// Opens a message and leaves to the caller what is to become of one that time alone speaks against, or that was
+    /// handled before: neither is refused. For a queue, which can keep it; [`ClockWatch`](super::ClockWatch) tells what to do.
+    ///
+    /// # Errors
+    /// [`MessageError`], which names the reason: never what [`UntimedMessage::timing`] says, nor `replayed`.
+    pub fn open_untimed(
+        &self,
+        wire: &[u8],
+        expected: &[Destination],
+    ) -> Result<UntimedMessage, MessageError> {
+        self.open_untimed_at(wire, expected, SystemTime::now())
+    }
+
+    /// Like [`open_untimed`](Self::open_untimed), as if it were `at`.
+    ///
+    /// # Errors
+    /// As for [`open_untimed`](Self::open_untimed).
+    pub fn open_untimed_at(
+        &self,
+        wire: &[u8],
+        expected: &[Destination],
+        at: SystemTime,
+    ) -> Result<UntimedMessage, MessageError> {
+        self.message(wire, expected, at).map_err(refused)
     }
 
     /// Opens a payload that was sealed for this purpose and this context.
@@ -207,20 +253,29 @@ impl MessageOpener {
         let (Some(memory), Some(key)) = (&self.replay, message.replay_key()) else {
             return Ok(());
         };
-        match memory.insert(&key, self.remembered_until(message.issued_at, at), at)? {
+        match memory.insert(&key, self.remember_until(message), at)? {
             true => Ok(()),
             false => Err(refused(MessageError::Replayed)),
         }
     }
 
-    /// When a message of that time is too old by itself. A time that the clock cannot say is far enough away.
-    fn remembered_until(&self, issued_at: SystemTime, at: SystemTime) -> SystemTime {
-        let far = Duration::from_secs(100 * 365 * 24 * 3600);
-        self.max_age
-            .checked_add(self.clock_skew)
-            .and_then(|lifetime| issued_at.checked_add(lifetime))
-            .or_else(|| at.checked_add(far))
-            .unwrap_or(at)
+    /// Until when a message has to be remembered, by any clock that is no further off than the skew.
+    ///
+    /// It is forgotten when the forgetter's clock passes this; the clock of another opener, which may be behind that one by the
+    /// skew, then shows at least `this - skew`. The other takes messages until `age_from + max_age + skew`. So `this` is no
+    /// less than `age_from + max_age + 2 * skew`.
+    #[must_use]
+    pub fn remember_until(&self, message: &OpenedMessage) -> SystemTime {
+        let lifetime = self
+            .max_age
+            .saturating_add(self.clock_skew)
+            .saturating_add(self.clock_skew);
+        let from = message.age_from();
+        // A time that the clock cannot say is far enough away.
+        let far = Duration::from_secs(1000 * 365 * 24 * 3600);
+        from.checked_add(lifetime)
+            .or_else(|| from.checked_add(far))
+            .unwrap_or(from)
     }
 
     fn message(
@@ -228,23 +283,21 @@ impl MessageOpener {
         wire: &[u8],
         expected: &[Destination],
         at: SystemTime,
-    ) -> Result<OpenedMessage, MessageError> {
-        let verified = self.verify(wire, at)?;
-        let opened = match &self.form {
+    ) -> Result<UntimedMessage, MessageError> {
+        let mut verified = self.verify(wire, at)?;
+        let validity = verified.validity.take();
+        let mut opened = match &self.form {
             // The plain scheme: a JSON object, and neither an envelope nor bound content.
             Form::Encrypted(_) if verified.buffer.trim_ascii_start().first() != Some(&b'{') => {
                 return Err(MessageError::Bound(BoundError::Malformed));
             }
-            Form::Encrypted(_) => OpenedMessage {
-                buffer: verified.buffer,
-                start: 0,
-                signer: None,
-                issued_at: verified.encrypted_at.unwrap_or(at),
-                id: None,
-                destination: Destination::any(),
-            },
+            Form::Encrypted(_) => {
+                self.check_domain(None)?;
+                verified.encrypted(at)
+            }
             _ => {
-                let (mut opened, header) = verified.unbind(MESSAGE)?;
+                let (mut opened, mut header) = verified.unbind(MESSAGE)?;
+                self.check_domain(take_domain(&mut header.context))?;
                 opened.destination =
                     Destination::from_context(header.context).map_err(MessageError::Bound)?;
                 opened
@@ -255,8 +308,10 @@ impl MessageOpener {
                 found: Box::new(opened.destination),
             });
         }
-        self.check_time(&opened, at)?;
-        Ok(opened)
+        if let Some(eta) = eta(opened.payload()) {
+            opened.due(eta, Self::MAX_AHEAD);
+        }
+        Ok(self.timed(opened, validity, at))
     }
 
     fn payload(
@@ -282,13 +337,16 @@ impl MessageOpener {
         at: SystemTime,
     ) -> Result<(String, OpenedMessage), MessageError> {
         check_purpose(purpose).map_err(MessageError::Bound)?;
-        let (opened, header) = self.verify(wire, at)?.unbind(purpose)?;
+        let mut verified = self.verify(wire, at)?;
+        let validity = verified.validity.take();
+        let (opened, mut header) = verified.unbind(purpose)?;
+        self.check_domain(take_domain(&mut header.context))?;
         let [(name, context)] = <[_; 1]>::try_from(header.context)
             .map_err(|_| MessageError::Bound(BoundError::Malformed))?;
         if name != PAYLOAD_CONTEXT {
             return Err(MessageError::Bound(BoundError::Malformed));
         }
-        self.check_time(&opened, at)?;
+        let opened = self.in_time_and_new(self.timed(opened, validity, at), at)?;
         Ok((context, opened))
     }
 
@@ -302,12 +360,13 @@ impl MessageOpener {
         }
         match &self.form {
             Form::Signed(opener) => {
-                let opened = opener.open_scope(wire, at, Scope::Bound)?;
+                let (opened, validity) = opener.open_scope_untimed(wire, at, Scope::Bound)?;
                 Ok(Verified {
                     signer: Some(opened.signer().clone()),
                     start: 0,
                     buffer: opened.into_body(),
                     encrypted_at: None,
+                    validity,
                 })
             }
             Form::Encrypted(fernet) => {
@@ -317,11 +376,12 @@ impl MessageOpener {
                     start: 0,
                     signer: None,
                     encrypted_at: Some(time),
+                    validity: None,
                 })
             }
             Form::SignedEncrypted(opener, fernet) => {
                 let (buffer, _) = decrypt(fernet, wire)?;
-                let opened = opener.open_scope(&buffer, at, Scope::Bound)?;
+                let (opened, validity) = opener.open_scope_untimed(&buffer, at, Scope::Bound)?;
                 let signer = Some(opened.signer().clone());
                 // The body is the end of the raw envelope.
                 let start = buffer.len() - opened.body().len();
@@ -330,31 +390,81 @@ impl MessageOpener {
                     start,
                     buffer,
                     encrypted_at: None,
+                    validity,
                 })
             }
         }
     }
 
-    fn check_time(&self, opened: &OpenedMessage, at: SystemTime) -> Result<(), MessageError> {
-        let issued_at = opened.issued_at;
+    fn check_domain(&self, found: Option<String>) -> Result<(), MessageError> {
+        if found == self.domain {
+            return Ok(());
+        }
+        let quoted = |domain: &str| Untrusted::new(domain);
+        Err(MessageError::Domain {
+            found: found.as_deref().map(quoted),
+            expected: self.domain.as_deref().map(quoted),
+        })
+    }
+
+    /// What time has against it: its certificate's validity, then its age.
+    fn timed(
+        &self,
+        message: OpenedMessage,
+        validity: Option<OpenError>,
+        at: SystemTime,
+    ) -> UntimedMessage {
+        let refusal = validity
+            .map(MessageError::Open)
+            .or_else(|| self.check_age(&message, at).err());
+        UntimedMessage::new(message, refusal, self.clock_skew)
+    }
+
+    fn check_age(&self, opened: &OpenedMessage, at: SystemTime) -> Result<(), MessageError> {
+        let issued_at = opened.issued_at();
         let ahead = issued_at.duration_since(at).unwrap_or_default();
         if ahead > self.clock_skew {
             return Err(MessageError::FromTheFuture { issued_at, at });
         }
-        let age = at.duration_since(issued_at).unwrap_or_default();
+        let age_from = opened.age_from();
+        let age = at.duration_since(age_from).unwrap_or_default();
         if age > self.max_age.saturating_add(self.clock_skew) {
             return Err(MessageError::TooOld {
-                issued_at,
+                age_from,
                 max_age: self.max_age,
                 at,
             });
         }
-        if let (Some(memory), Some(key)) = (&self.replay, opened.replay_key())
-            && memory.contains(&key, at)?
-        {
-            return Err(MessageError::Replayed);
-        }
         Ok(())
+    }
+
+    /// What an envelope is refused for is logged where it is opened; the dates of its certificate are looked at here.
+    fn log_validity(&self, error: &MessageError) {
+        if let (
+            Form::Signed(opener) | Form::SignedEncrypted(opener, _),
+            MessageError::Open(error),
+        ) = (&self.form, error)
+        {
+            opener.log(error);
+        }
+    }
+
+    fn in_time_and_new(
+        &self,
+        message: UntimedMessage,
+        at: SystemTime,
+    ) -> Result<OpenedMessage, MessageError> {
+        let opened = message
+            .in_time()
+            .inspect_err(|error| self.log_validity(error))?;
+        if let (Some(memory), Some(key)) = (&self.replay, opened.replay_key()) {
+            match memory.recall(&key, self.remember_until(&opened), at)? {
+                Recall::New => {}
+                Recall::Handled => return Err(MessageError::Replayed),
+                Recall::Forgotten => return Err(MessageError::Forgotten),
+            }
+        }
+        Ok(opened)
     }
 }
 
@@ -364,9 +474,17 @@ struct Verified {
     start: usize,
     signer: Option<Certificate>,
     encrypted_at: Option<SystemTime>,
+    /// What is wrong with the dates of the signer's certificate.
+    validity: Option<OpenError>,
 }
 
 impl Verified {
+    /// The plain scheme: nobody signed it.
+    fn encrypted(self, at: SystemTime) -> OpenedMessage {
+        let issued_at = self.encrypted_at.unwrap_or(at);
+        OpenedMessage::new(self.buffer, 0, None, issued_at, None)
+    }
+
     /// Parses bound content of that purpose.
     fn unbind(self, purpose: &str) -> Result<(OpenedMessage, Header), MessageError> {
         let content = self.buffer.get(self.start..).unwrap_or_default();
@@ -381,90 +499,9 @@ impl Verified {
         let issued_at = header
             .time()
             .ok_or(MessageError::Bound(BoundError::Malformed))?;
-        let opened = OpenedMessage {
-            buffer: self.buffer,
-            start,
-            signer: self.signer,
-            issued_at,
-            id: Some(header.id),
-            destination: Destination::any(),
-        };
+        let opened =
+            OpenedMessage::new(self.buffer, start, self.signer, issued_at, Some(header.id));
         Ok((opened, header))
-    }
-}
-
-/// A message or payload that was decrypted and verified, as its opener demands.
-pub struct OpenedMessage {
-    buffer: Vec<u8>,
-    start: usize,
-    signer: Option<Certificate>,
-    issued_at: SystemTime,
-    id: Option<MessageId>,
-    destination: Destination,
-}
-
-impl OpenedMessage {
-    /// What was sealed, byte for byte: of a message its JSON.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        self.buffer.get(self.start..).unwrap_or_default()
-    }
-
-    /// The payload, taking over its buffer.
-    #[must_use]
-    pub fn into_payload(mut self) -> Vec<u8> {
-        self.buffer.drain(..self.start.min(self.buffer.len()));
-        self.buffer
-    }
-
-    /// Reads the message.
-    ///
-    /// # Errors
-    /// [`MessageError::Message`] when the payload is none.
-    pub fn message(&self) -> Result<KombuMessage, MessageError> {
-        Ok(KombuMessage::from_json(self.payload())?)
-    }
-
-    /// The signer's certificate; `None` when it is encrypted alone.
-    #[must_use]
-    pub fn signer(&self) -> Option<&Certificate> {
-        self.signer.as_ref()
-    }
-
-    /// When it was sealed, as the signature says; of a message that is encrypted alone, as its token says.
-    #[must_use]
-    pub fn issued_at(&self) -> SystemTime {
-        self.issued_at
-    }
-
-    /// Its id; `None` for messages that are encrypted alone.
-    #[must_use]
-    pub fn id(&self) -> Option<MessageId> {
-        self.id
-    }
-
-    /// Where it was sent to, as far as its seal says.
-    #[must_use]
-    pub fn destination(&self) -> &Destination {
-        &self.destination
-    }
-
-    /// What a repetition is recognised by; `None` for messages that are encrypted alone.
-    #[must_use]
-    pub fn replay_key(&self) -> Option<ReplayKey> {
-        self.id.map(|id| ReplayKey::new(id, self.signer.as_ref()))
-    }
-}
-
-impl std::fmt::Debug for OpenedMessage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenedMessage")
-            .field("payload", &format_args!("{} bytes", self.payload().len()))
-            .field("signer", &self.signer.as_ref().map(Certificate::id))
-            .field("issued_at", &self.issued_at)
-            .field("id", &self.id)
-            .field("destination", &self.destination)
-            .finish_non_exhaustive()
     }
 }
 

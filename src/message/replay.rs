@@ -1,9 +1,9 @@
 //! [`ReplayMemory`]: what has been handled already, so that a repeated message is not handled again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
@@ -25,6 +25,12 @@ impl ReplayKey {
             hash.update(signer.public_key().modulus());
         }
         Self(hash.finalize().into())
+    }
+
+    /// The key of something that is told by other bytes, such as a key together with the name of a queue.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
     }
 
     /// The bytes.
@@ -52,11 +58,16 @@ impl fmt::Debug for ReplayKey {
 /// alone is told that it was the first; an error, and never a guess, when the memory cannot be asked. An attacker must not
 /// be able to write to it.
 pub trait ReplayMemory: Send + Sync + fmt::Debug {
-    /// Whether the key is remembered.
+    /// What is known of the key. `until` is what [`insert`](Self::insert) would be, or was, given with it.
     ///
     /// # Errors
     /// [`ReplayError`] when it cannot be told.
-    fn contains(&self, key: &ReplayKey, at: SystemTime) -> Result<bool, ReplayError>;
+    fn recall(
+        &self,
+        key: &ReplayKey,
+        until: SystemTime,
+        at: SystemTime,
+    ) -> Result<Recall, ReplayError>;
 
     /// Remembers the key until then. Returns whether it was new.
     ///
@@ -70,10 +81,22 @@ pub trait ReplayMemory: Send + Sync + fmt::Debug {
     ) -> Result<bool, ReplayError>;
 }
 
+/// What a memory knows of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// It was not handled.
+    New,
+    /// It was handled.
+    Handled,
+    /// It may have been handled: the memory had to forget keys that would end as early as this one.
+    Forgotten,
+}
+
 /// A [`ReplayMemory`] of one process, bounded. Another process, and this one after a restart, knows nothing of it.
 ///
-/// When it is full of keys that still count, it refuses to remember more: forgetting one would let a message in again.
-/// A key takes about 150 bytes.
+/// When it is full of keys that still count, it forgets the eighth of them that ends first, and says from then on of every
+/// unknown key that ends as early that it may have been handled. So nothing is let in again, and new messages, which end
+/// later, go on. A key takes about 50 bytes.
 pub struct MemoryReplay {
     capacity: usize,
     kept: Mutex<Kept>,
@@ -81,18 +104,20 @@ pub struct MemoryReplay {
 
 #[derive(Default)]
 struct Kept {
-    until: HashMap<ReplayKey, SystemTime>,
-    by_end: BTreeSet<(SystemTime, ReplayKey)>,
+    /// By key, when each ends: milliseconds since 1970.
+    until: HashMap<ReplayKey, u64>,
+    /// Keys that end until then may have been forgotten.
+    forgotten: Option<u64>,
 }
 
 impl MemoryReplay {
-    /// Remembers up to so many messages. Needed are those of one maximum age ([`MessageOpener::with_max_age`]).
+    /// Remembers up to so many messages, at least one. Needed are those of one maximum age ([`MessageOpener::with_max_age`]).
     ///
     /// [`MessageOpener::with_max_age`]: super::MessageOpener::with_max_age
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
-            capacity,
+            capacity: capacity.max(1),
             kept: Mutex::default(),
         }
     }
@@ -110,14 +135,47 @@ impl MemoryReplay {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        // Nothing panics while it is held, and both collections would still be whole.
+        // Nothing panics while it is held, and the map would still be whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Kept {
+    /// Makes room: of what no longer counts, or else of what ends first.
+    fn make_room(&mut self, at: u64) {
+        let before = self.until.len();
+        self.until.retain(|_, until| *until >= at);
+        // Looking at all of them must be worth it, or a memory that is always full would do nothing else.
+        if self.until.len() <= before - before.div_ceil(8) {
+            return;
+        }
+        let mut ends: Vec<u64> = self.until.values().copied().collect();
+        let (_, end, _) = ends.select_nth_unstable(before / 8);
+        let end = *end;
+        self.until.retain(|_, until| *until > end);
+        self.forgotten = self.forgotten.max(Some(end));
+        tracing::warn!(
+            forgotten = before - self.until.len(),
+            remembered = self.until.len(),
+            "the replay memory is full: messages as old as those that it forgot are refused; give it more room"
+        );
+    }
+}
+
 impl ReplayMemory for MemoryReplay {
-    fn contains(&self, key: &ReplayKey, at: SystemTime) -> Result<bool, ReplayError> {
-        Ok(self.kept().until.get(key).is_some_and(|until| at <= *until))
+    fn recall(
+        &self,
+        key: &ReplayKey,
+        until: SystemTime,
+        at: SystemTime,
+    ) -> Result<Recall, ReplayError> {
+        let kept = self.kept();
+        let until = millis(until);
+        Ok(match kept.until.get(key) {
+            Some(until) if millis(at) <= *until => Recall::Handled,
+            _ if kept.forgotten.is_some_and(|forgotten| until <= forgotten) => Recall::Forgotten,
+            _ => Recall::New,
+        })
     }
 
     fn insert(
@@ -127,24 +185,22 @@ impl ReplayMemory for MemoryReplay {
         at: SystemTime,
     ) -> Result<bool, ReplayError> {
         let mut kept = self.kept();
-        while let Some((end, ended)) = kept.by_end.first().copied().filter(|(end, _)| *end < at) {
-            kept.by_end.remove(&(end, ended));
-            kept.until.remove(&ended);
-        }
-        if kept.until.contains_key(key) {
+        let at = millis(at);
+        if kept.until.get(key).is_some_and(|until| at <= *until) {
             return Ok(false);
         }
         if kept.until.len() >= self.capacity {
-            let full = format!(
-                "{} messages are remembered and all still count",
-                self.capacity
-            );
-            return Err(ReplayError::new(ErrorClass::Busy, full));
+            kept.make_room(at);
         }
-        kept.until.insert(*key, until);
-        kept.by_end.insert((until, *key));
+        kept.until.insert(*key, millis(until));
         Ok(true)
     }
+}
+
+/// Milliseconds since 1970.
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Debug for MemoryReplay {

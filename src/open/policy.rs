@@ -190,24 +190,41 @@ impl Policy {
         self.refusals(certificate, at).next().map_or(Ok(()), Err)
     }
 
-    /// All reasons for which the messages of that certificate's key would be refused: [`Expired`](OpenError::Expired),
-    /// [`NotYetValid`](OpenError::NotYetValid), [`KeyUsage`](OpenError::KeyUsage),
-    /// [`CriticalExtension`](OpenError::CriticalExtension), [`Key`](OpenError::Key).
+    /// All reasons for which the messages of that certificate's key would be refused: [`KeyUsage`](OpenError::KeyUsage),
+    /// [`CriticalExtension`](OpenError::CriticalExtension), [`Key`](OpenError::Key), [`Expired`](OpenError::Expired),
+    /// [`NotYetValid`](OpenError::NotYetValid).
     pub fn refusals<'a>(
         &'a self,
         certificate: &'a Certificate,
         at: SystemTime,
     ) -> impl Iterator<Item = OpenError> + 'a {
-        let checks: [Check; 5] = [
-            Self::check_end,
-            Self::check_beginning,
-            Self::check_usage,
-            Self::check_extensions,
-            Self::check_size,
-        ];
-        checks
+        Self::FITNESS
             .into_iter()
+            .chain(Self::VALIDITY)
             .filter_map(move |check| check(self, certificate, at).err())
+    }
+
+    /// Whether it is a signer's at any time.
+    const FITNESS: [Check; 3] = [Self::check_usage, Self::check_extensions, Self::check_size];
+    /// Whether it is valid at a time.
+    const VALIDITY: [Check; 2] = [Self::check_end, Self::check_beginning];
+
+    pub(super) fn check_fitness(
+        &self,
+        certificate: &Certificate,
+        at: SystemTime,
+    ) -> Result<(), OpenError> {
+        let mut checks = Self::FITNESS.into_iter();
+        checks.try_for_each(|check| check(self, certificate, at))
+    }
+
+    pub(super) fn check_validity(
+        &self,
+        certificate: &Certificate,
+        at: SystemTime,
+    ) -> Result<(), OpenError> {
+        let mut checks = Self::VALIDITY.into_iter();
+        checks.try_for_each(|check| check(self, certificate, at))
     }
 
     fn check_end(&self, certificate: &Certificate, at: SystemTime) -> Result<(), OpenError> {

@@ -55,6 +55,14 @@ impl ScopeOptions {
 /// Where a message goes, or where it has to have gone.
 #[derive(Debug, Args)]
 pub(crate) struct DestinationOptions {
+    /// Domain that the message belongs to (Celery's setting sealing_domain); without it: none
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) domain: String,
     /// Exchange that the message is sent to; empty for the default exchange
     #[arg(long, value_name = "NAME")]
     exchange: Option<String>,
@@ -67,6 +75,11 @@ pub(crate) struct DestinationOptions {
 }
 
 impl DestinationOptions {
+    /// Whether something is set that a whole message alone has.
+    pub(crate) fn is_used(&self) -> bool {
+        self.any_is_set() || !self.domain.is_empty()
+    }
+
     pub(crate) fn any_is_set(&self) -> bool {
         self.exchange.is_some() || self.routing_key.is_some() || self.queue.is_some()
     }

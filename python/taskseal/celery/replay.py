@@ -1,14 +1,18 @@
 """What was handled already, so that a repeated message is not handled again.
 
-A memory has `contains(key)` and `remember(key, until, now)`; the latter says whether the key was new. Keys are bytes, times
-seconds since 1970. A memory that cannot answer raises.
+A memory has `contains(key, until)` and `remember(key, until, now)`; the latter says whether the key was new. `until` is when
+the message is too old by itself, and is the same in both. Keys are bytes, times seconds since 1970. A memory that cannot
+answer raises; one that had to forget messages as old as this one raises `Forgotten`.
 """
 
 import hashlib
-import os
-import threading
 import time
-from collections import OrderedDict
+
+from .. import _native
+
+
+class Forgotten(Exception):
+    """The message may have been handled: there was no room to remember all that are as old."""
 
 from celery.exceptions import ImproperlyConfigured
 
@@ -19,35 +23,28 @@ POOL = {"connection_class", "max_connections", "timeout"}
 
 
 class ProcessMemory:
-    """Remembers in this process: a worker that is started anew, or another one, knows nothing of it."""
+    """Remembers in this process: a worker that is started anew, or another one, knows nothing of it.
 
-    def __init__(self, capacity=100_000):
-        self._capacity = capacity
-        self._until = OrderedDict()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+    When it is full, it forgets what would be too old first, and takes nothing as old as that any more. A message takes about
+    50 bytes.
+    """
 
-    def contains(self, key):
-        with self._own():
-            return self._until.get(key, 0) >= time.time()
+    def __init__(self, capacity=900_000):
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise ValueError(f"replay_capacity={capacity!r} is no number of messages")
+        self._memory = _native.MemoryReplay(capacity)
+
+    def contains(self, key, until):
+        answer = self._memory.recall(key, until, time.time())
+        if answer == "forgotten":
+            raise Forgotten("the replay memory had no room for messages of its age: it may have been handled")
+        return answer == "handled"
 
     def remember(self, key, until, now):
-        with self._own():
-            if self._until.get(key, 0) >= now:
-                return False
-            # About in the order of their ends, as messages of one queue are about equally old.
-            while self._until and (
-                len(self._until) >= self._capacity or next(iter(self._until.values())) < now
-            ):
-                self._until.popitem(last=False)
-            self._until[key] = until
-            return True
+        return self._memory.remember(key, until, now)
 
-    def _own(self):
-        # A lock that was held when the process forked is held for ever.
-        if self._pid != os.getpid():
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
+    def __len__(self):
+        return len(self._memory)
 
 
 class RedisMemory:
@@ -62,7 +59,7 @@ class RedisMemory:
         self._prefix = prefix.encode()
         self._client = None
 
-    def contains(self, key):
+    def contains(self, key, until):
         return bool(self._redis().exists(self._name(key)))
 
     def remember(self, key, until, now):

@@ -4,6 +4,7 @@ import base64
 import logging
 import threading
 import time
+from collections import deque
 
 from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps, loads
@@ -12,8 +13,8 @@ from .. import _native
 from ..errors import FernetError, OpenError
 from .compression import MAX_BODY_LEN, checked, decompress
 from .delayed import undelayed
-from .refusals import Refusals, logger
-from .replay import ProcessMemory
+from .refusals import PutAside, Refusals, logger
+from .replay import Forgotten, ProcessMemory
 
 #: The outer content type of a message that is sealed whole.
 CONTENT_TYPE = "application/x-taskseal"
@@ -34,53 +35,69 @@ NOT_NOW = frozenset((KEYS, STORE))
 
 
 class Unanswered(Exception):
-    """It cannot be told now whether a message is a good one. It is neither to be handled nor to be lost."""
+    """It cannot be told now whether a message is a good one. It is neither to be handled nor to be lost.
+
+    `pause` is how many seconds its queue is left alone then, if that is known.
+    """
+
+    def __init__(self, text, pause=None):
+        super().__init__(text)
+        self.pause = pause
 
 
 class Sealing(Refusals):
     """A signer, the certificates that are trusted, keys to encrypt with, and the rules for what comes in.
+
+    What is sealed for a `domain` is taken in it alone; the empty text is none.
 
     One per process is the default for all sealed connections (`use`); another one can be given to a connection as the
     transport option ``sealing``. What is refused becomes what `Refusals` says.
     """
 
     def __init__(self, signer, store, fernets=(), *, digest="sha256", max_age=24 * 3600.0, result_max_age=None,
-                 clock_skew=60.0, broadcast_skew=5.0, max_len=None, max_body_len=MAX_BODY_LEN, refused="ack",
-                 dead_letter_queue="taskseal.refused", replay=None, bindings=None, on_refused=None,
-                 dangerous_ignore_critical=()):  # fmt: skip
-        super().__init__(refused, dead_letter_queue, on_refused)
+                 clock_skew=60.0, broadcast_skew=0.0, max_len=None, max_body_len=MAX_BODY_LEN, refused="ack",
+                 dead_letter_queue="taskseal.refused", dead_letter_max=10_000, replay=None, replay_capacity=900_000,
+                 domain="", bindings=None, on_refused=None, dangerous_ignore_critical=()):  # fmt: skip
+        super().__init__(refused, dead_letter_queue, dead_letter_max, on_refused)
+        if not isinstance(domain, str) or len(domain.encode()) > 4096:
+            raise ValueError("domain is a text of at most 4096 bytes")
         fernets = list(fernets)
         policy = _native.Policy(
             digest=digest, max_message_len=max_len, dangerous_ignore_critical=list(dangerous_ignore_critical)
         )
         self.store = store
-        self.sealer = _native.MessageSealer(signer, fernets)
-        opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len}
+        self.sealer = _native.MessageSealer(signer, fernets, domain=domain)
+        opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len, "domain": domain}
         self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
         # Results are read long after they were made, and are bound to their task.
         result_max_age = RESULT_MAX_AGE if result_max_age is None else result_max_age
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age, **opener)
-        self.lifetime = max_age + clock_skew
+        self.clock = _native.ClockWatch()
+        # What this process sealed last: its own clock says nothing about itself.
+        self._own = deque(maxlen=1000)
         self.broadcast_skew = broadcast_skew
         #: The longest sealed message, in bytes.
         self.max_len = max_len or MAX_MESSAGE_LEN
         self.max_body_len = checked(max_body_len)
         #: The longest thing around a sealed message that is looked at: its text may be in base64.
         self.max_frame_len = self.max_len * 3 // 2 + 64 * 1024
-        self.replay = ProcessMemory() if replay is None else replay
+        self.replay = ProcessMemory(replay_capacity) if replay is None else replay
         self.bindings = {queue: set(map(tuple, pairs)) for queue, pairs in (bindings or {}).items()}
 
     def seal(self, message, exchange, routing_key):
         """The text that goes to the broker for a message of kombu's (a dict)."""
-        return self.sealer.seal(dumps(message), exchange=exchange or "", routing_key=routing_key or "")
+        sealed = self.sealer.seal(dumps(message), exchange=exchange or "", routing_key=routing_key or "")
+        self._own.append(hash(sealed))
+        return sealed
 
     def open(self, wire, queue, bindings, since=None):
         """Opens a message that came out of `queue`. Returns what was verified and the message (a dict).
 
-        With `since`, a time: a broadcast from before it is refused. It went to those who listened then.
+        With `since`, a time: nobody acknowledges what is delivered here, so it can neither wait nor be put aside, and a
+        broadcast from before that time is refused. It went to those who listened then.
         """
         try:
-            opened = self.opener.open(wire)
+            opened = self.opener.open_untimed(wire)
         except FernetError as error:
             raise Unanswered(f"the keys to decrypt with cannot be used: {error}") from error
         except OpenError as error:
@@ -96,9 +113,34 @@ class Sealing(Refusals):
                 f"which does not lead to the queue {queue!r}",
                 reason="destination",
             )
-        if since is not None and bindings.is_broadcast(exchange) and opened.issued_at < since - self.broadcast_skew:
+        message = parse(opened.payload)
+        if opened.untimely is not None or not self._is_own(wire):
+            self._check_time(opened, queue, since)
+        # What was sealed within a millisecond has one time.
+        if since is not None and bindings.is_broadcast(exchange) and opened.issued_at + 0.001 < since - self.broadcast_skew:
             raise OpenError("the broadcast was sent before this consumer listened", reason="too-old")
-        return opened, parse(opened.payload)
+        return opened, message
+
+    def _check_time(self, opened, queue, since):
+        """What is to become of a message that is good but for the time, perhaps."""
+        step, pause, complaint = self.clock.judge(opened)
+        if complaint:
+            logger.error("%s", complaint)
+        untimely = opened.untimely
+        if since is not None:
+            if untimely is not None:
+                raise untimely
+        elif step == "give-back":
+            raise Unanswered(str(untimely or "the clock of this host is wrong"), pause)
+        elif step == "put-aside":
+            if queue == self.dead_letter_queue:
+                # It is there already.
+                raise Unanswered(str(untimely))
+            signer = untimely.signer or (opened.signer and repr(opened.signer.id))
+            raise PutAside(str(untimely), reason=untimely.reason, signer=signer)
+
+    def _is_own(self, wire):
+        return hash(wire if isinstance(wire, str) else bytes(wire).decode("ascii", "replace")) in self._own
 
     def body(self, message):
         """The body of a message that `open` returned, as its sender had it: without base64 and compression, neither of which
@@ -258,12 +300,14 @@ class InFlight:
         if held is not None:
             raise Repeated(held)
         try:
-            repeated = self._sealing.replay.contains(key)
+            repeated = self._sealing.replay.contains(key, opened.remember_until)
+        except Forgotten as error:
+            raise PutAside(str(error), reason="forgotten") from error
         except Exception as error:
             raise Unanswered(f"the replay memory does not answer: {error}") from error
         if repeated:
             raise Repeated()
-        return key, opened.issued_at + self._sealing.lifetime
+        return key, opened.remember_until
 
     def start(self, tag, known):
         with self._lock:

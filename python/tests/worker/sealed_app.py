@@ -21,6 +21,8 @@ app.conf.update(
     sealing_encryption_keys=os.environ.get("TEST_ENCRYPTION_KEYS", "").split(),
     sealing_reload_interval=0.5,
     sealing_replay=os.environ.get("TEST_REPLAY"),
+    sealing_max_age=float(os.environ.get("TEST_MAX_AGE", "86400")),
+    sealing_clock_skew=float(os.environ.get("TEST_CLOCK_SKEW", "60")),
     broker_connection_retry_on_startup=True,
     # Certificates of servers are compared with this one alone; None for connections without TLS.
     broker_use_ssl={"ca_certs": os.environ["TEST_CA"]} if os.environ["TEST_BROKER"].startswith("sealed-amqps") else None,

@@ -10,8 +10,9 @@ from kombu.transport import pyamqp
 
 from ...errors import OpenError
 from .. import tls
-from ..sealing import CONTENT_TYPE, Bindings, InFlight, Unanswered, current, logger
+from ..sealing import CONTENT_TYPE, Bindings, InFlight, PutAside, Unanswered, current, logger
 from . import frames
+from .aside import Aside
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
 from .waiting import Pauses
 
@@ -116,17 +117,13 @@ class Channel(pyamqp.Channel):
         try:
             known = self._opened(msg, queue, since)
         except OpenError as error:
-            return self._refuse(error, tag, queue)
+            try:
+                return self._refuse(error, msg, queue)
+            except Unanswered as unanswered:
+                self._leave(unanswered, msg, queue)
+                raise
         except Unanswered as error:
-            # Not to be answered by losing the message, nor by handling it unchecked. It goes back before we wait: another
-            # worker may be able to tell, and this one may end.
-            super().basic_reject(tag, requeue=True)
-            pauses, said = self.connection.sealed_pauses, ("said", queue)
-            if not pauses.on(said):
-                pauses.begin(said, RETRY)
-                logger.error("the message stays in the queue %r: %s", queue, error)
-            if self.connection.sealed_pause.due(msg.body):
-                time.sleep(RETRY)
+            self._leave(error, msg, queue)
             raise
         if no_ack:
             super().basic_ack(tag)
@@ -167,9 +164,44 @@ class Channel(pyamqp.Channel):
         msg.opened = True
         return known
 
-    def _refuse(self, error, tag, queue):
+    def _leave(self, error, msg, queue):
+        """Gives a message back: it is neither lost nor handled unchecked. Then waits, and not before: another worker may be
+        able to tell, and this one may end.
+        """
+        tag = msg.delivery_info["delivery_tag"]
+        if error.pause is not None and self._moved_to_the_end(msg, queue):
+            # It waits for its time, and keeps nothing waiting that comes behind it.
+            super().basic_ack(tag)
+            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+            time.sleep(error.pause)
+            return
+        super().basic_reject(tag, requeue=True)
+        pauses, said = self.connection.sealed_pauses, ("said", queue)
+        if not pauses.on(said):
+            pauses.begin(said, RETRY)
+            logger.error("the message stays in the queue %r: %s", queue, error)
+        if self.connection.sealed_pause.due(msg.body):
+            time.sleep(RETRY)
+
+    def _moved_to_the_end(self, msg, queue):
+        try:
+            self.connection.sealed_aside.put(msg, queue)
+        except Exception as error:
+            logger.error("a message cannot be put at the end of the queue %r: %s", queue, error)
+            return False
+        return True
+
+    def _refuse(self, error, msg, queue):
+        tag = msg.delivery_info["delivery_tag"]
+        aside = isinstance(error, PutAside)
+        if aside:
+            place = self.sealing.dead_letter_queue
+            try:
+                self.connection.sealed_aside.keep(msg, place, self.sealing.dead_letter_max)
+            except Exception as failure:
+                raise Unanswered(f"it cannot be put into the queue {place!r} ({failure}): {error}") from failure
         self.sealing.refuse(error, f"message from the queue {queue!r}")
-        if self.sealing.refused == "dead-letter":
+        if self.sealing.refused == "dead-letter" and not aside:
             super().basic_reject(tag, requeue=False)
         else:
             super().basic_ack(tag)
@@ -241,10 +273,15 @@ class Connection(pyamqp.Connection):
         self.sealed_bindings = Bindings()
         self.sealed_pause = Pause()
         self.sealed_pauses = Pauses()
-        kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         if ssl or self.always_tls:
             ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))
+        self.sealed_aside = Aside(host, *args, ssl=ssl, **kwargs)
+        kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         super().__init__(host, *args, ssl=ssl, **kwargs)
+
+    def collect(self):
+        self.sealed_aside.close()
+        super().collect()
 
 
 class SSLConnection(Connection):

@@ -227,6 +227,11 @@ class Channel(ChannelMixin, redis.Channel):
         self.connection_class = self.connection_class_ssl
         return {**super()._connparams(asynchronous), **options}
 
+    def _trim(self, queue, most):
+        # All dead letters have one priority, so they lie in one list.
+        with self.conn_or_acquire() as redis_client:
+            redis_client.ltrim(queue, 0, most - 1)
+
     def _brpop_read(self, **options):
         key, item = self._popped(**options)
         queue = bytes_to_str(key).rsplit(self.sep, 1)[0]

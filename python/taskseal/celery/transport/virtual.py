@@ -273,8 +273,11 @@ class ChannelMixin:
             logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
             return
         self._give_back(tag, frame, queue)
-        self._pauses.begin(queue, RETRY)
-        logger.error("the message stays in the queue %r: %s", queue, error)
+        self._pauses.begin(queue, RETRY if error.pause is None else error.pause)
+        if error.pause is None:
+            logger.error("the message stays in the queue %r: %s", queue, error)
+        else:
+            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
 
     # --- Where a message is kept until it is acknowledged, if the broker has such a place ---
 
@@ -296,23 +299,30 @@ class ChannelMixin:
 
     def _refuse(self, error, item, queue):
         self.sealing.refuse(error, f"message from the queue {queue!r}")
-        if queue != self.sealing.dead_letter_queue:
+        if queue != self.sealing.dead_letter_queue and self.sealing.keeps(error):
             self._keep(item)
 
     def _keep(self, item):
-        """Puts what was refused among the dead letters, where these are wanted. Raises `Unanswered` when a frame cannot be."""
-        if self.sealing.refused != "dead-letter":
-            return
+        """Puts what was refused among the dead letters, of which the last ones are kept. Raises `Unanswered` when a frame
+        cannot be.
+        """
         queue = self.sealing.dead_letter_queue
         # All have one priority, so that they lie in one list.
         letter = item.letter(queue) if isinstance(item, Frame) else garbage(item, queue)
         try:
             self._new_queue(queue)
             self._put(queue, letter)
+            self._trim(queue, self.sealing.dead_letter_max)
         except Exception as error:
             if isinstance(item, Frame):
                 raise Unanswered(f"nothing can be put into the queue {queue!r}: {error}") from error
             logger.error("what was refused is not kept, as nothing can be put into the queue %r: %s", queue, error)
+
+    def _trim(self, queue, most):
+        """Takes the oldest out of a queue that has more than so many."""
+        with contextlib.suppress(Empty):
+            for _ in range(self._size(queue) - most):
+                super()._get(queue)
 
     # --- Acknowledgements ---
 
