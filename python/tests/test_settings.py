@@ -143,7 +143,7 @@ def test_settings_in_the_namespace_of_django(good, name):
             setup_sealing(app)
         return
     sealing = setup_sealing(app)
-    assert sealing.lifetime == 77 + 60
+    assert sealing.lifetime == 77 + 2 * 60
     message = {"body": "canary", "content-type": None, "content-encoding": None, "headers": {}, "properties": {}}
     assert sealing.seal(message, "", "q").startswith("gAAAA")
 
@@ -151,7 +151,7 @@ def test_settings_in_the_namespace_of_django(good, name):
 def test_settings_of_a_module(good):
     app = Celery("tests", set_as_current=False)
     app.config_from_object(types.SimpleNamespace(**good, sealing_max_age=77, something_else=1))
-    assert setup_sealing(app).lifetime == 77 + 60
+    assert setup_sealing(app).lifetime == 77 + 2 * 60
     app = Celery("tests", set_as_current=False)
     app.config_from_object(types.SimpleNamespace(**good, SEALING_MAX_AGE=77))
     with pytest.raises(ImproperlyConfigured, match="'sealing_max_age' is meant"):

@@ -72,6 +72,8 @@ class Sealing(Refusals):
         # Results are read long after they were made, and are bound to their task.
         result_max_age = RESULT_MAX_AGE if result_max_age is None else result_max_age
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age, **opener)
+        #: For how long what is sealed now is taken, by any clock that is no further off than the skew.
+        self.lifetime = max_age + 2 * clock_skew
         self.clock = _native.ClockWatch()
         # What this process sealed last: its own clock says nothing about itself.
         self._own = deque(maxlen=1000)

@@ -21,6 +21,9 @@ SETTINGS = {
     "sealing_max_body_len": "max_body_len",
     "sealing_refused": "refused",
     "sealing_dead_letter_queue": "dead_letter_queue",
+    "sealing_dead_letter_max": "dead_letter_max",
+    "sealing_domain": "domain",
+    "sealing_replay_capacity": "replay_capacity",
     "sealing_bindings": "bindings",
     "sealing_on_refused": "on_refused",
     "sealing_dangerous_ignore_critical": "dangerous_ignore_critical",
@@ -40,6 +43,10 @@ def is_number(value):
 
 def is_len(value):
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_count(value):
+    return is_len(value) and value > 0
 
 
 def is_text(value):
@@ -76,6 +83,9 @@ KINDS = {
     "sealing_max_body_len": (is_len, "a number of bytes"),
     "sealing_refused": (is_text, "a text"),
     "sealing_dead_letter_queue": (is_text, "a text"),
+    "sealing_dead_letter_max": (is_count, "a number of messages"),
+    "sealing_replay_capacity": (is_count, "a number of messages"),
+    "sealing_domain": (is_text, "a text"),
     "sealing_salt": (is_text, "a text"),
     "sealing_encryption_keys": (is_list_of_texts, "a list of texts, also for one key"),
     "sealing_bindings": (is_bindings, "a dict from queues to lists of pairs of texts, an exchange and a routing key"),

@@ -23,6 +23,10 @@ OUTSIDE = ("priority", "delivery_mode", "expiration")
 RETRY = 1.0
 
 
+#: Shorter than this a pause is not worth an event loop's while, in seconds.
+BREATH = 0.1
+
+
 class Delivery(dict):
     """A message that was opened, in the form of kombu's payloads, with the frame and the queue that it came from."""
 
@@ -273,11 +277,16 @@ class ChannelMixin:
             logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
             return
         self._give_back(tag, frame, queue)
-        self._pauses.begin(queue, RETRY if error.pause is None else error.pause)
         if error.pause is None:
+            self._pauses.begin(queue, RETRY)
             logger.error("the message stays in the queue %r: %s", queue, error)
+            return
+        # It waits for its time, behind the others.
+        logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+        if error.pause < BREATH:
+            time.sleep(error.pause)
         else:
-            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+            self._pauses.begin(queue, error.pause)
 
     # --- Where a message is kept until it is acknowledged, if the broker has such a place ---
 
