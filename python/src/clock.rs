@@ -2,7 +2,7 @@
 //! moment only, so a fork never leaves a child with a lock that somebody else had.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use pyo3::prelude::*;
 use taskseal::message::{Recall, ReplayError, ReplayKey, ReplayMemory as _, Step};
@@ -33,7 +33,7 @@ impl ClockWatch {
     fn judge(&self, opened: &OpenedPayload) -> PyResult<(&'static str, f64, Option<String>)> {
         let Some(evidence) = &opened.evidence else {
             return Err(configuration(
-                "only what open_untimed returned can be judged",
+                "only what an untimed opener returned can be judged",
             ));
         };
         let now = self.start.elapsed();
@@ -60,15 +60,16 @@ impl MemoryReplay {
         Self(taskseal::message::MemoryReplay::new(capacity))
     }
 
-    /// What is known of a key that would end then, at a time: `new`, `handled`, or `forgotten`.
-    fn recall(&self, key: &[u8], until: f64, now: f64) -> PyResult<&'static str> {
-        let (until, now) = (choices::time(Some(until))?, choices::time(Some(now))?);
-        let recall = self.0.recall(&ReplayKey::of(key), until, now);
-        Ok(match recall.map_err(unusable)? {
-            Recall::New => "new",
-            Recall::Handled => "handled",
-            Recall::Forgotten => "forgotten",
-        })
+    /// Whether a key is remembered at a time.
+    fn contains(&self, key: &[u8], now: f64) -> PyResult<bool> {
+        let (key, now) = (ReplayKey::of(key), choices::time(Some(now))?);
+        let recall = self.0.recall(&key, SystemTime::UNIX_EPOCH, now);
+        Ok(recall.map_err(unusable)? == Recall::Handled)
+    }
+
+    /// Whether keys that end then may have been forgotten.
+    fn forgot(&self, until: f64) -> PyResult<bool> {
+        Ok(self.0.forgot(choices::time(Some(until))?))
     }
 
     /// Remembers a key until then. Whether it was new.

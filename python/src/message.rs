@@ -111,14 +111,17 @@ pub(crate) struct MessageOpener {
     clock_skew: f64,
     max_len: Option<usize>,
     domain: String,
+    untimed: bool,
 }
 
 #[pymethods]
 impl MessageOpener {
     /// `max_age` and `clock_skew` are seconds; `max_len` is in bytes. It takes what was sealed for the domain alone.
+    /// An untimed one leaves to the caller what becomes of a message that the time alone speaks against.
     #[new]
     #[pyo3(signature = (
-        store, fernets=vec![], *, policy=None, max_age=86400.0, clock_skew=60.0, max_len=None, domain=String::new()
+        store, fernets=vec![], *, policy=None, max_age=86400.0, clock_skew=60.0, max_len=None, domain=String::new(),
+        untimed=false
     ))]
     #[allow(clippy::too_many_arguments)] // They are keyword arguments of Python.
     fn new(
@@ -130,6 +133,7 @@ impl MessageOpener {
         clock_skew: f64,
         max_len: Option<usize>,
         domain: String,
+        untimed: bool,
     ) -> PyResult<Self> {
         logging::refresh(py)?;
         choices::seconds("max_age", max_age)?;
@@ -142,26 +146,14 @@ impl MessageOpener {
             clock_skew,
             max_len,
             domain,
+            untimed,
         })
     }
 
-    /// Opens a message. Whether its destination is the right one is for the caller to compare.
-    fn open(&self, py: Python<'_>, wire: Input<'_>) -> PyResult<OpenedPayload> {
-        let wire = wire.as_bytes()?;
-        let opener = self.opener(py)?;
-        let opened = detached_quietly(py, || opener.open(wire, &[Destination::any()]));
-        let opened = opened.map_err(|error| error.into_py_err())?;
-        Ok(OpenedPayload::new(py, &opener, &opened, None))
-    }
-
-    /// Opens a message, and leaves to the caller what becomes of one that time alone speaks against (`untimely`).
+    /// Opens a message. Whether its destination is the right one is for the caller to compare; of an untimed opener also
+    /// whether the time alone speaks against it (`untimely`).
     #[pyo3(signature = (wire, *, at=None))]
-    fn open_untimed(
-        &self,
-        py: Python<'_>,
-        wire: Input<'_>,
-        at: Option<f64>,
-    ) -> PyResult<OpenedPayload> {
+    fn open(&self, py: Python<'_>, wire: Input<'_>, at: Option<f64>) -> PyResult<OpenedPayload> {
         let (wire, at) = (wire.as_bytes()?, choices::time(at)?);
         let opener = self.opener(py)?;
         let any = [Destination::any()];
@@ -170,7 +162,11 @@ impl MessageOpener {
         let mut opened = OpenedPayload::new(py, &opener, message.whenever(), None);
         opened.evidence = Some(Evidence::of(&message));
         if let Err(refusal) = message.in_time() {
-            opened.untimely = Some(refusal.into_py_err().into_value(py).into_any());
+            let refusal = refusal.into_py_err();
+            if !self.untimed {
+                return Err(refusal);
+            }
+            opened.untimely = Some(refusal.into_value(py).into_any());
         }
         Ok(opened)
     }
@@ -249,7 +245,7 @@ pub(crate) struct OpenedPayload {
     /// The `OpenError` of a message that is good but for the time; None when it is in time.
     #[pyo3(get)]
     untimely: Option<Py<PyAny>>,
-    /// What it says about clocks, if it was opened untimed.
+    /// What it says about clocks, if it is a message.
     pub(crate) evidence: Option<Evidence>,
 }
 

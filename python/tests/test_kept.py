@@ -174,7 +174,7 @@ def test_what_is_recovered_comes_again(kind, request, tmp_path, alice):
             # An acknowledgement for a delivery that was given back counts for nothing.
             for message in old[1:]:
                 connection.default_channel.basic_ack(message.delivery_tag)
-            assert sealing.replay._until.__len__() == 1
+            assert len(sealing.replay) == 1
             for message in got:
                 message.ack()
     with connect(where, sealing) as connection:

@@ -15,7 +15,7 @@ from support.transports import BODY, changed, client, connect, consume, place_of
 import taskseal
 import taskseal.celery
 from taskseal.celery import transport
-from taskseal.celery.replay import Forgotten, ProcessMemory, RedisMemory
+from taskseal.celery.replay import ProcessMemory, RedisMemory
 from taskseal.errors import OpenError
 
 transport.register()
@@ -155,10 +155,10 @@ def test_a_message_is_kept_while_the_replay_memory_is_away(redis, alice, caplog,
     away = [True]
 
     class Memory(ProcessMemory):
-        def contains(self, key, until):
+        def contains(self, key):
             if away[0]:
                 raise ConnectionError("away")
-            return super().contains(key, until)
+            return super().contains(key)
 
     sealing = sealing_of(alice, [alice], replay=Memory())
     with connect((f"sealed-redis://{redis}/0", {}), sealing) as connection:
@@ -250,7 +250,7 @@ def test_a_message_is_kept_while_its_signers_file_cannot_be_read(kind, request, 
 class Failing:
     """An opener whose keys do not answer."""
 
-    def open_untimed(self, wire):
+    def open(self, wire):
         raise OpenError("the keys cannot be used: device error", "transient", "keys")
 
 
@@ -258,15 +258,15 @@ def test_the_memory_of_a_process_holds_no_more_than_it_has_room_for_and_lets_not
     memory = ProcessMemory(capacity=3)
     now = time.time()
     assert memory.remember(b"a", now + 10, now) and not memory.remember(b"a", now + 10, now)
-    assert memory.contains(b"a", now + 10) and not memory.contains(b"b", now + 10)
-    assert memory.remember(b"b", now - 1, now - 2) and not memory.contains(b"b", now - 1)
+    assert memory.contains(b"a") and not memory.contains(b"b") and not memory.forgot(now + 5)
+    assert memory.remember(b"b", now - 1, now - 2) and not memory.contains(b"b")
     for number in range(10):
         assert memory.remember(b"%d" % number, now + 20 + number, now)
-    assert len(memory) <= 3 and memory.contains(b"9", now + 29)
-    for key, until in ((b"a", now + 10), (b"1", now + 21), (b"never seen", now + 21)):
-        with pytest.raises(Forgotten):
-            memory.contains(key, until)
-    assert not memory.contains(b"new", now + 30)
+        assert memory.contains(b"%d" % number) and len(memory) <= 3
+    # What it does not remember any more counts as handled.
+    for key, until in ((b"a", now + 10), (b"1", now + 21)):
+        assert memory.contains(key) or memory.forgot(until)
+    assert not memory.forgot(now + 30)
 
 
 def test_a_message_that_a_full_memory_cannot_tell_from_a_repetition_is_kept(redis, alice):

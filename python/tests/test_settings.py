@@ -211,6 +211,6 @@ def test_the_documentation_has_the_settings_with_their_defaults():
             number, _, unit = documented.partition(" ")
             assert float(number) * {"": 1, "MiB": 1024 * 1024}[unit] == default, name
         elif isinstance(default, str):
-            assert documented == f"`{default}`", name
+            assert documented == (f"`{default}`" if default else "empty"), name
         elif default is None and name not in ("sealing_replay", "sealing_max_message_len", "sealing_result_max_age"):
             assert documented == "none" or name not in SETTINGS, name

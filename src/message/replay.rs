@@ -134,6 +134,13 @@ impl MemoryReplay {
         self.len() == 0
     }
 
+    /// Whether keys that end then may have been forgotten.
+    #[must_use]
+    pub fn forgot(&self, until: SystemTime) -> bool {
+        let forgotten = self.kept().forgotten;
+        forgotten.is_some_and(|forgotten| millis(until) <= forgotten)
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // Nothing panics while it is held, and the map would still be whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)

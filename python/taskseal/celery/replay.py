@@ -1,21 +1,16 @@
 """What was handled already, so that a repeated message is not handled again.
 
-A memory has `contains(key, until)` and `remember(key, until, now)`; the latter says whether the key was new. `until` is when
-the message is too old by itself, and is the same in both. Keys are bytes, times seconds since 1970. A memory that cannot
-answer raises; one that had to forget messages as old as this one raises `Forgotten`.
+A memory has `contains(key)` and `remember(key, until, now)`; the latter says whether the key was new. Keys are bytes, times
+seconds since 1970; `until` is when the message is too old by itself. A memory that cannot answer raises. One that may have to
+forget what counts has `forgot(until)`: whether it did so with messages that are as old.
 """
 
 import hashlib
 import time
 
-from .. import _native
-
-
-class Forgotten(Exception):
-    """The message may have been handled: there was no room to remember all that are as old."""
-
 from celery.exceptions import ImproperlyConfigured
 
+from .. import _native
 from . import tls
 
 #: Parameters of a URL of Redis that are a pool's, and not a connection's.
@@ -34,17 +29,21 @@ class ProcessMemory:
             raise ValueError(f"replay_capacity={capacity!r} is no number of messages")
         self._memory = _native.MemoryReplay(capacity)
 
-    def contains(self, key, until):
-        answer = self._memory.recall(key, until, time.time())
-        if answer == "forgotten":
-            raise Forgotten("the replay memory had no room for messages of its age: it may have been handled")
-        return answer == "handled"
+    def contains(self, key):
+        return self._memory.contains(key, time.time())
+
+    def forgot(self, until):
+        return self._memory.forgot(until)
 
     def remember(self, key, until, now):
         return self._memory.remember(key, until, now)
 
     def __len__(self):
         return len(self._memory)
+
+    def __bool__(self):
+        # An empty one is one all the same.
+        return True
 
 
 class RedisMemory:
@@ -59,7 +58,7 @@ class RedisMemory:
         self._prefix = prefix.encode()
         self._client = None
 
-    def contains(self, key, until):
+    def contains(self, key):
         return bool(self._redis().exists(self._name(key)))
 
     def remember(self, key, until, now):

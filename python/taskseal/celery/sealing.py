@@ -14,7 +14,7 @@ from ..errors import FernetError, OpenError
 from .compression import MAX_BODY_LEN, checked, decompress
 from .delayed import undelayed
 from .refusals import PutAside, Refusals, logger
-from .replay import Forgotten, ProcessMemory
+from .replay import ProcessMemory
 
 #: The outer content type of a message that is sealed whole.
 CONTENT_TYPE = "application/x-taskseal"
@@ -68,7 +68,7 @@ class Sealing(Refusals):
         self.store = store
         self.sealer = _native.MessageSealer(signer, fernets, domain=domain)
         opener = {"policy": policy, "clock_skew": clock_skew, "max_len": max_len, "domain": domain}
-        self.opener = _native.MessageOpener(store, fernets, max_age=max_age, **opener)
+        self.opener = _native.MessageOpener(store, fernets, max_age=max_age, untimed=True, **opener)
         # Results are read long after they were made, and are bound to their task.
         result_max_age = RESULT_MAX_AGE if result_max_age is None else result_max_age
         self.results = _native.MessageOpener(store, fernets, max_age=result_max_age, **opener)
@@ -99,7 +99,7 @@ class Sealing(Refusals):
         broadcast from before that time is refused. It went to those who listened then.
         """
         try:
-            opened = self.opener.open_untimed(wire)
+            opened = self.opener.open(wire)
         except FernetError as error:
             raise Unanswered(f"the keys to decrypt with cannot be used: {error}") from error
         except OpenError as error:
@@ -301,14 +301,17 @@ class InFlight:
         held = self._tag_of.get(key)
         if held is not None:
             raise Repeated(held)
+        replay = self._sealing.replay
         try:
-            repeated = self._sealing.replay.contains(key, opened.remember_until)
-        except Forgotten as error:
-            raise PutAside(str(error), reason="forgotten") from error
+            repeated = replay.contains(key)
+            forgotten = not repeated and hasattr(replay, "forgot") and replay.forgot(opened.remember_until)
         except Exception as error:
             raise Unanswered(f"the replay memory does not answer: {error}") from error
         if repeated:
             raise Repeated()
+        if forgotten:
+            text = "the message may have been handled: the replay memory had no room for messages of its age"
+            raise PutAside(text, reason="forgotten")
         return key, opened.remember_until
 
     def start(self, tag, known):

@@ -17,11 +17,11 @@ class Shifted:
         self._opener = opener
         self._seconds = seconds
 
-    def open_untimed(self, wire):
+    def open(self, wire):
         seconds = self._seconds
         if callable(seconds):
-            seconds = seconds(self._opener.open_untimed(wire).payload)
-        return self._opener.open_untimed(wire, at=time.time() + seconds)
+            seconds = seconds(self._opener.open(wire).payload)
+        return self._opener.open(wire, at=time.time() + seconds)
 
 
 @contextlib.contextmanager
