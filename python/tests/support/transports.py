@@ -164,7 +164,7 @@ def changed(raw, **parts):
     return raw
 
 
-def only_the_good_one(broker, connection, sealing, bad, reason, **options):
+def only_the_good_one(broker, connection, sealing, bad, reason, timeout=0.3, **options):
     """Puts bad messages before and after a good one: it alone comes through, and the refusals are counted."""
     before = sum(sealing.refusals.values())
     for raw in bad:
@@ -172,7 +172,7 @@ def only_the_good_one(broker, connection, sealing, bad, reason, **options):
     publish(broker.connection, ["good"])
     for raw in bad:
         broker.put(raw)
-    got = [message.payload for message in consume(connection, timeout=0.3, **options)]
+    got = [message.payload for message in consume(connection, timeout=timeout, **options)]
     assert got == [["good"]]
     assert sum(sealing.refusals.values()) - before == 2 * len(bad)
     assert reason is None or sealing.refusals[reason] == 2 * len(bad), sealing.refusals
