@@ -7,7 +7,7 @@ from dataclasses import replace
 import kombu
 import pytest
 import redis as redis_py
-from conftest import PIN, command
+from conftest import DAY, PIN, command, identity
 from support.servers import wait_for
 from support.workers import client, place, worker
 
@@ -88,3 +88,24 @@ def test_signed_bodies_wait_while_the_store_is_empty(tmp_path, alice, broker, re
             shutil.copy(file, store)
         wait_for(lambda: "meanwhile" in where.witness, 60)
         assert where.witness == ["before", "meanwhile"] and "refused:" not in running.log
+
+
+@pytest.mark.parametrize("refused", ["ack", "dead-letter"])
+def test_signed_bodies_that_time_alone_refuses_are_kept(tmp_path, alice, broker, redis, refused):
+    """A certificate that begins tomorrow, or whose owner's clock is right and ours is wrong: no message is lost."""
+    carol = identity("carol", start=DAY, end=2 * DAY)
+    where = place(tmp_path, alice, broker, f"redis://{redis}/1", TEST_APP="signed_app", TEST_SECURITY="ours",
+                  TEST_REFUSED=refused, trusted=[carol])  # fmt: skip
+    body, headers = taskseal.Sealer(carol.signer()).seal_bytes('[["early"], {}, {}]'), {"task": "run", "id": "early"}
+    with kombu.Connection(broker) as connection, worker(where, "-P", "solo", app="signed_app") as running:
+        connection.Producer().publish(body, exchange="", routing_key="celery", headers=headers, content_type="application/data",
+                                      content_encoding="utf-8")  # fmt: skip
+        wait_for(lambda: "reason=not-yet-valid" in running.log, 60)
+        message = connection.default_channel.basic_get("taskseal.refused", no_ack=True)
+        assert text_of(message.body) == body and message.headers["task"] == "run"
+        client(where, "send.py", "run", "good")
+        wait_for(lambda: where.witness == ["good"], 60)
+
+
+def text_of(body):
+    return body if isinstance(body, str) else body.decode()

@@ -7,12 +7,13 @@ whether it is good.
 import logging
 import time
 
+import kombu
 from celery.exceptions import BackendError
 from kombu.exceptions import ContentDisallowed, DecodeError, OperationalError
 
 from ..errors import OpenError, TasksealError
 from . import forms
-from .refusals import Refusals, logger
+from .refusals import TIME, Refusals, logger
 from .sealing import NOT_NOW, Unanswered
 
 #: The content type of a signed body.
@@ -35,7 +36,8 @@ class Guard:
     certificates of an application that signs bodies, what is not signed is refused. `consumer` is the class that is guarded.
     """
 
-    def __init__(self, refusals, store, consumer):
+    def __init__(self, app, refusals, store, consumer):
+        self.app = app
         self.refusals = refusals
         self.store = store
         self.consumer = consumer
@@ -78,20 +80,38 @@ class Guard:
 
     def refuse(self, message, error):
         """Counts and logs a refusal, and takes the message out of its queue."""
-        self.refusals.refuse(reason_of(error), where(message))
-        if message.acknowledged:
-            return
-        if self.refusals.refused == "dead-letter":
-            frame = getattr(message, "frame", None)
-            if frame is None:
-                return message.reject(requeue=False)
+        error = reason_of(error)
+        if not message.acknowledged:
             try:
-                # What comes out of the dead letters does not go there again.
-                if message.queue != self.refusals.dead_letter_queue:
-                    message.channel._keep(frame)
+                self._take_out(message, error)
             except Unanswered as unanswered:
                 return give_back(message, unanswered)
+        self.refusals.refuse(error, where(message))
+
+    def _take_out(self, message, error):
+        """Acknowledges a message, or has it kept before. Raises `Unanswered` when it cannot be."""
+        frame, kept = getattr(message, "frame", None), self.refusals.dead_letter_queue
+        # What the time alone is a reason for says as much about the clock of this worker.
+        aside = error.reason in TIME
+        if frame is not None and (aside or self.refusals.keeps(error)):
+            # What comes out of the dead letters does not go there again.
+            if message.queue != kept:
+                message.channel._keep(frame)
+        elif aside:
+            self._put_aside(message, kept)
+        elif self.refusals.keeps(error):
+            return message.reject(requeue=False)
         message.ack()
+
+    def _put_aside(self, message, queue):
+        headers = {name: value for name, value in message.headers.items() if name != "compression"}
+        kept = kombu.Queue(queue, max_length=self.refusals.dead_letter_max)
+        try:
+            with self.app.producer_pool.acquire(block=True, timeout=RETRY) as producer:
+                producer.publish(message.body, exchange="", routing_key=queue, declare=[kept], headers=headers,
+                                 content_type=message.content_type, content_encoding=message.content_encoding)  # fmt: skip
+        except Exception as failure:
+            raise Unanswered(f"it cannot be put into the queue {queue!r}: {failure}") from failure
 
     def leave_out(self, message, error):
         """Refuses a message that is gone from its queue already: a broadcast."""
@@ -167,7 +187,7 @@ def install(app, *, refusals=None, store=None):
     """Makes the workers of `app` guard what they are given."""
     found = getattr(app, "taskseal_guard", None)
     if found is None:
-        app.taskseal_guard = Guard(refusals or Refusals(), store, app.conf.worker_consumer)
+        app.taskseal_guard = Guard(app, refusals or Refusals(), store, app.conf.worker_consumer)
         app.conf.worker_consumer = GUARDED
         bound_clock(app.clock)
     else:

@@ -22,7 +22,8 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
 )
 if os.environ["TEST_SECURITY"] == "ours":
-    taskseal.celery.setup_security(app=app, reload_interval=float(os.environ.get("TEST_RELOAD", "5")))
+    reload_interval = float(os.environ.get("TEST_RELOAD", "5"))
+    taskseal.celery.setup_security(app=app, reload_interval=reload_interval, refused=os.environ.get("TEST_REFUSED", "ack"))
 else:
     app.setup_security()
 
