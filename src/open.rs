@@ -159,6 +159,11 @@ impl Opener {
         Ok((opened, validity))
     }
 
+    /// What is said of messages that are refused.
+    pub(crate) fn refusals(&self) -> Arc<Refusals> {
+        self.refusals.clone()
+    }
+
     /// Logs a refusal and hands it on.
     fn refused(&self, error: OpenError) -> OpenError {
         self.log(&error);

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use support::fernet::flipped;
 use support::keys::{certificate, hours, key, opener, other_key, signer};
+use support::log::Warnings;
 use support::mutate::{Random, mutate};
 use taskseal::certificate::issue;
 use taskseal::fernet::software::SoftwareKeys;
@@ -803,4 +804,29 @@ fn what_is_not_a_message_is_not_sealed() {
     }
     let long = Destination::any().with_queue(&"q".repeat(4097));
     assert!(sealer.seal_json(STORED.as_bytes(), &long).is_err());
+}
+
+/// The trusted signer whose messages go astray is named, however much garbage comes with them.
+#[test]
+fn a_flood_of_whole_messages_is_a_few_lines_that_name_each_reason_and_signer() {
+    let (sealer, opener) = signed_and_encrypted();
+    let here = [Destination::any().with_queue("here")];
+    let there = Destination::any().with_queue("there");
+    let astray = sealer.seal_json(STORED.as_bytes(), &there).unwrap();
+    let warnings = Warnings::default();
+    warnings.of(|| {
+        for number in 0..3000 {
+            let wire = match number {
+                10 | 20 | 2000 => astray.as_bytes(),
+                _ => b"garbage",
+            };
+            opener.open(wire, &here).unwrap_err();
+        }
+        drop(opener);
+    });
+    let lines = warnings.lines();
+    assert!(lines.len() < 6, "{lines:#?}");
+    let last = &lines[lines.len() - 1];
+    assert!(last.contains("destination: 2 (\""), "{lines:#?}");
+    assert!(last.contains("token: 2996"), "{lines:#?}");
 }

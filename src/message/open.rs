@@ -20,6 +20,7 @@ use crate::envelope::Format;
 use crate::error::Untrusted;
 use crate::fernet::{FernetError, MultiFernet};
 use crate::open::{OpenError, Opener, Policy, Scope};
+use crate::refusals::Refusals;
 
 /// Opens whole messages of one form, and payloads of the same.
 ///
@@ -33,7 +34,11 @@ pub struct MessageOpener {
     clock_skew: Duration,
     domain: Option<String>,
     replay: Option<Arc<dyn ReplayMemory>>,
+    refusals: Arc<Refusals>,
 }
+
+/// Who signed the message, once that is known: for the log, whatever it is refused for then.
+type Signer = Option<Certificate>;
 
 #[derive(Debug, Clone)]
 enum Form {
@@ -78,8 +83,14 @@ impl MessageOpener {
             }
             Form::Encrypted(_) => (Policy::MAX_MESSAGE_LEN, Self::CLOCK_SKEW),
         };
+        // What is refused for its envelope is said together with the rest.
+        let refusals = match &form {
+            Form::Signed(opener) | Form::SignedEncrypted(opener, _) => opener.refusals(),
+            Form::Encrypted(_) => Arc::default(),
+        };
         Self {
             form,
+            refusals,
             max_len,
             max_age: Self::MAX_AGE,
             clock_skew,
@@ -159,10 +170,11 @@ impl MessageOpener {
         expected: &[Destination],
         at: SystemTime,
     ) -> Result<OpenedMessage, MessageError> {
-        self.message(wire, expected, at)
+        let mut signer = None;
+        self.message(wire, expected, at, &mut signer)
             .and_then(|message| self.in_time_and_new(message, at))
-            .map(opened)
-            .map_err(refused)
+            .map(|message| self.opened(message))
+            .map_err(|error| self.refused(error, signer.as_ref()))
     }
 
     /// Opens a message and leaves to the caller what is to become of one that time alone speaks against, or that was
@@ -188,7 +200,10 @@ impl MessageOpener {
         expected: &[Destination],
         at: SystemTime,
     ) -> Result<UntimedMessage, MessageError> {
-        self.message(wire, expected, at).map_err(refused)
+        let mut signer = None;
+        let message = self.message(wire, expected, at, &mut signer);
+        self.refusals.passed();
+        message.map_err(|error| self.refused(error, signer.as_ref()))
     }
 
     /// Opens a payload that was sealed for this purpose and this context.
@@ -215,9 +230,10 @@ impl MessageOpener {
         context: &str,
         at: SystemTime,
     ) -> Result<OpenedMessage, MessageError> {
-        self.payload(wire, purpose, context, at)
-            .map(opened)
-            .map_err(refused)
+        let mut signer = None;
+        self.payload(wire, purpose, context, at, &mut signer)
+            .map(|message| self.opened(message))
+            .map_err(|error| self.refused(error, signer.as_ref()))
     }
 
     /// Opens a payload that was sealed for this purpose, and says for which context: for one that arrives under a name which
@@ -230,9 +246,10 @@ impl MessageOpener {
         wire: &[u8],
         purpose: &str,
     ) -> Result<(String, OpenedMessage), MessageError> {
-        self.payload_of(wire, purpose, SystemTime::now())
-            .map(|(context, message)| (context, opened(message)))
-            .map_err(refused)
+        let mut signer = None;
+        self.payload_of(wire, purpose, SystemTime::now(), &mut signer)
+            .map(|(context, message)| (context, self.opened(message)))
+            .map_err(|error| self.refused(error, signer.as_ref()))
     }
 
     /// Tells the replay memory that a message was handled: from now on it is refused. Call it before a message is handled
@@ -255,7 +272,7 @@ impl MessageOpener {
         };
         match memory.insert(&key, self.remember_until(message), at)? {
             true => Ok(()),
-            false => Err(refused(MessageError::Replayed)),
+            false => Err(self.refused(MessageError::Replayed, message.signer())),
         }
     }
 
@@ -283,8 +300,9 @@ impl MessageOpener {
         wire: &[u8],
         expected: &[Destination],
         at: SystemTime,
+        signer: &mut Signer,
     ) -> Result<UntimedMessage, MessageError> {
-        let mut verified = self.verify(wire, at)?;
+        let mut verified = self.verify(wire, at, signer)?;
         let validity = verified.validity.take();
         let mut opened = match &self.form {
             // The plain scheme: a JSON object, and neither an envelope nor bound content.
@@ -320,8 +338,9 @@ impl MessageOpener {
         purpose: &str,
         context: &str,
         at: SystemTime,
+        signer: &mut Signer,
     ) -> Result<OpenedMessage, MessageError> {
-        let (found, opened) = self.payload_of(wire, purpose, at)?;
+        let (found, opened) = self.payload_of(wire, purpose, at, signer)?;
         if found != context {
             return Err(MessageError::Context {
                 found: Untrusted::new(&found),
@@ -335,9 +354,10 @@ impl MessageOpener {
         wire: &[u8],
         purpose: &str,
         at: SystemTime,
+        signer: &mut Signer,
     ) -> Result<(String, OpenedMessage), MessageError> {
         check_purpose(purpose).map_err(MessageError::Bound)?;
-        let mut verified = self.verify(wire, at)?;
+        let mut verified = self.verify(wire, at, signer)?;
         let validity = verified.validity.take();
         let (opened, mut header) = verified.unbind(purpose)?;
         self.check_domain(take_domain(&mut header.context))?;
@@ -351,7 +371,18 @@ impl MessageOpener {
     }
 
     /// Decrypts and verifies, as the form says.
-    fn verify(&self, wire: &[u8], at: SystemTime) -> Result<Verified, MessageError> {
+    fn verify(
+        &self,
+        wire: &[u8],
+        at: SystemTime,
+        signer: &mut Signer,
+    ) -> Result<Verified, MessageError> {
+        let verified = self.verify_form(wire, at)?;
+        signer.clone_from(&verified.signer);
+        Ok(verified)
+    }
+
+    fn verify_form(&self, wire: &[u8], at: SystemTime) -> Result<Verified, MessageError> {
         if wire.len() > self.max_len {
             return Err(MessageError::TooLarge {
                 len: wire.len(),
@@ -438,6 +469,28 @@ impl MessageOpener {
         Ok(())
     }
 
+    /// Logs that one was opened.
+    fn opened(&self, message: OpenedMessage) -> OpenedMessage {
+        self.refusals.passed();
+        tracing::debug!(
+            signer = message.signer().map(Certificate::id),
+            id = message.id().map(tracing::field::display),
+            bytes = message.payload().len(),
+            "whole message opened"
+        );
+        message
+    }
+
+    /// Logs a refusal and hands it on. What the envelope was refused for is logged already.
+    fn refused(&self, error: MessageError, signer: Option<&Certificate>) -> MessageError {
+        if !matches!(error, MessageError::Open(_)) {
+            let signer = signer.map(|signer| Untrusted::new(signer.id()).to_string());
+            self.refusals
+                .refused(error.reason(), signer.as_deref(), &error);
+        }
+        error
+    }
+
     /// What an envelope is refused for is logged where it is opened; the dates of its certificate are looked at here.
     fn log_validity(&self, error: &MessageError) {
         if let (
@@ -520,22 +573,4 @@ fn decrypt(fernet: &MultiFernet, wire: &[u8]) -> Result<(Vec<u8>, SystemTime), M
         FernetError::Refused => MessageError::Token(error),
         other => MessageError::Keys(other),
     })
-}
-
-fn opened(message: OpenedMessage) -> OpenedMessage {
-    tracing::debug!(
-        signer = message.signer().map(Certificate::id),
-        id = message.id().map(tracing::field::display),
-        bytes = message.payload().len(),
-        "whole message opened"
-    );
-    message
-}
-
-/// Logs a refusal and hands it on. What the envelope was refused for is logged already.
-fn refused(error: MessageError) -> MessageError {
-    if !matches!(error, MessageError::Open(_)) {
-        tracing::warn!(reason = error.reason(), %error, "whole message refused");
-    }
-    error
 }

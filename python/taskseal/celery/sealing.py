@@ -106,6 +106,15 @@ class Sealing(Refusals):
             if error.reason in NOT_NOW:
                 raise Unanswered(str(error)) from error
             raise
+        try:
+            return opened, self._checked(opened, wire, queue, bindings, since)
+        except OpenError as error:
+            # It is known who signed it, whatever is wrong with it.
+            error.signer = error.signer or (opened.signer and repr(opened.signer.id))
+            raise
+
+    def _checked(self, opened, wire, queue, bindings, since):
+        """The message in what was verified, when it was meant for here and now."""
         exchange, routing_key = opened.exchange, opened.routing_key
         if exchange is None or routing_key is None:
             raise OpenError("the message does not say where it was sent to", reason="destination")
@@ -121,7 +130,7 @@ class Sealing(Refusals):
         # What was sealed within a millisecond has one time.
         if since is not None and bindings.is_broadcast(exchange) and opened.issued_at + 0.001 < since - self.broadcast_skew:
             raise OpenError("the broadcast was sent before this consumer listened", reason="too-old")
-        return opened, message
+        return message
 
     def _check_time(self, opened, queue, since):
         """What is to become of a message that is good but for the time, perhaps."""
@@ -138,8 +147,7 @@ class Sealing(Refusals):
             if queue == self.dead_letter_queue:
                 # It is there already.
                 raise Unanswered(str(untimely))
-            signer = untimely.signer or (opened.signer and repr(opened.signer.id))
-            raise PutAside(str(untimely), reason=untimely.reason, signer=signer)
+            raise PutAside(str(untimely), reason=untimely.reason)
 
     def _is_own(self, wire):
         return hash(wire if isinstance(wire, str) else bytes(wire).decode("ascii", "replace")) in self._own
