@@ -16,6 +16,9 @@ from .aside import Aside
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
 from .waiting import Pauses
 
+#: For how long nothing is put at the end of a queue after the broker did not let us, in seconds.
+REFUSED = 30.0
+
 
 class Message(pyamqp.Message):
     """A message from AMQP, which can only be used when it was opened."""
@@ -38,6 +41,8 @@ class Channel(pyamqp.Channel):
         self._in_flight = InFlight(self.sealing)
         # How often everything was asked back without an answer until now.
         self._recovering = 0
+        # How many messages are under way at most; 0 is any number.
+        self._prefetch = 0
         super().__init__(connection, *args, **kwargs)
 
     # --- Out ---
@@ -120,10 +125,10 @@ class Channel(pyamqp.Channel):
             try:
                 return self._refuse(error, msg, queue)
             except Unanswered as unanswered:
-                self._leave(unanswered, msg, queue)
+                self._leave(unanswered, msg, queue, no_ack)
                 raise
         except Unanswered as error:
-            self._leave(error, msg, queue)
+            self._leave(error, msg, queue, no_ack)
             raise
         if no_ack:
             super().basic_ack(tag)
@@ -164,32 +169,47 @@ class Channel(pyamqp.Channel):
         msg.opened = True
         return known
 
-    def _leave(self, error, msg, queue):
+    def _leave(self, error, msg, queue, no_ack):
         """Gives a message back: it is neither lost nor handled unchecked. Then waits, and not before: another worker may be
         able to tell, and this one may end.
         """
         tag = msg.delivery_info["delivery_tag"]
-        if error.pause is not None and self._moved_to_the_end(msg, queue):
-            # It waits for its time, and keeps nothing waiting that comes behind it.
+        # Queues of what nobody acknowledges are short, and often nobody else's.
+        moved = (error.pause is not None or not no_ack) and self._moved_to_the_end(msg, queue)
+        if moved:
             super().basic_ack(tag)
+        else:
+            super().basic_reject(tag, requeue=True)
+        if moved and error.pause is not None:
+            # It waits for its time, and keeps nothing waiting that comes behind it.
             logger.debug("the message goes to the end of the queue %r: %s", queue, error)
             time.sleep(error.pause)
             return
-        super().basic_reject(tag, requeue=True)
         pauses, said = self.connection.sealed_pauses, ("said", queue)
         if not pauses.on(said):
             pauses.begin(said, RETRY)
             logger.error("the message stays in the queue %r: %s", queue, error)
-        if self.connection.sealed_pause.due(msg.body):
+        if self.connection.sealed_pause.due(msg.body, self._prefetch):
             time.sleep(RETRY)
 
     def _moved_to_the_end(self, msg, queue):
+        """Puts a copy behind the others of the queue. What is rejected goes back to the head of most queues, where it keeps
+        others waiting, and quorum queues drop what was rejected too often.
+        """
+        pauses = self.connection.sealed_pauses
+        if pauses.on("aside"):
+            return False
         try:
             self.connection.sealed_aside.put(msg, queue)
         except Exception as error:
+            pauses.begin("aside", REFUSED)
             logger.error("a message cannot be put at the end of the queue %r: %s", queue, error)
             return False
         return True
+
+    def basic_qos(self, prefetch_size, prefetch_count, a_global, *args, **kwargs):
+        self._prefetch = prefetch_count
+        return super().basic_qos(prefetch_size, prefetch_count, a_global, *args, **kwargs)
 
     def _refuse(self, error, msg, queue):
         tag = msg.delivery_info["delivery_tag"]
@@ -240,11 +260,7 @@ class Channel(pyamqp.Channel):
 
 
 class Pause:
-    """Says when to wait before messages are tried again of which nothing can be told: once for all that are under way.
-
-    What is given back comes again at once, behind what the broker has already sent. So a round is over when a message
-    comes that was given back in it.
-    """
+    """Says when to wait before messages are tried again of which nothing can be told: once for all that are under way."""
 
     #: How many messages a round has at most.
     ROUND = 1000
@@ -252,9 +268,12 @@ class Pause:
     def __init__(self):
         self._round = set()
 
-    def due(self, body):
+    def due(self, body, most=0):
+        """Whether to wait, after a message with this body was given back. A round is over when one comes that was given back in
+        it, or after `most` of them.
+        """
         mark = hash(body)
-        if self._round and mark not in self._round and len(self._round) < self.ROUND:
+        if self._round and mark not in self._round and len(self._round) < (most or self.ROUND):
             self._round.add(mark)
             return False
         self._round = {mark}
