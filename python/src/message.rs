@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use taskseal::OpenError;
 use taskseal::message::{Destination, Evidence, MessageError, MessageSealError, OpenedMessage};
 
 use crate::certificate::Certificate;
@@ -155,10 +156,8 @@ impl MessageOpener {
     #[pyo3(signature = (wire, *, at=None))]
     fn open(&self, py: Python<'_>, wire: Input<'_>, at: Option<f64>) -> PyResult<OpenedPayload> {
         let (wire, at) = (wire.as_bytes()?, choices::time(at)?);
-        let opener = self.opener(py)?;
         let any = [Destination::any()];
-        let message = detached_quietly(py, || opener.open_untimed_at(wire, &any, at));
-        let message = message.map_err(|error| error.into_py_err())?;
+        let (opener, message) = self.run(py, |opener| opener.open_untimed_at(wire, &any, at))?;
         let mut opened = OpenedPayload::new(py, &opener, message.whenever(), None);
         opened.evidence = Some(Evidence::of(&message));
         if let Err(refusal) = message.in_time() {
@@ -181,19 +180,40 @@ impl MessageOpener {
         context: Option<&str>,
     ) -> PyResult<OpenedPayload> {
         let wire = wire.as_bytes()?;
-        let opener = self.opener(py)?;
-        let opened = detached_quietly(py, || match context {
+        let (opener, (context, opened)) = self.run(py, |opener| match context {
             Some(context) => opener
                 .open_payload(wire, purpose, context)
                 .map(|opened| (context.to_owned(), opened)),
             None => opener.open_payload_of(wire, purpose),
-        });
-        let (context, opened) = opened.map_err(|error| error.into_py_err())?;
+        })?;
         Ok(OpenedPayload::new(py, &opener, &opened, Some(context)))
     }
 }
 
 impl MessageOpener {
+    /// Opens on the certificates of this moment; and where the signer is not among them, on those that came since.
+    fn run<T: Send>(
+        &self,
+        py: Python<'_>,
+        open: impl Fn(&taskseal::MessageOpener) -> Result<T, MessageError> + Sync,
+    ) -> PyResult<(taskseal::MessageOpener, T)> {
+        let once = || -> PyResult<_> {
+            let opener = self.opener(py)?;
+            let opened = detached_quietly(py, || open(&opener));
+            Ok((opener, opened))
+        };
+        let (mut opener, mut opened) = once()?;
+        let unknown = matches!(
+            opened,
+            Err(MessageError::Open(OpenError::UnknownSigner { .. }))
+        );
+        if unknown && self.store.get().has_news(py) {
+            (opener, opened) = once()?;
+        }
+        let opened = opened.map_err(|error| error.into_py_err())?;
+        Ok((opener, opened))
+    }
+
     /// The library's opener, on the certificates of this moment.
     fn opener(&self, py: Python<'_>) -> PyResult<taskseal::MessageOpener> {
         let set = self.store.get().current(py);

@@ -204,9 +204,13 @@ def test_a_signer_whose_certificate_came_just_now_is_known(alice, bob, tmp_path)
     """Long before the next look is due. Whoever is not there is looked for once a second."""
     (tmp_path / "alice.pem").write_text(alice.pem)
     signed = taskseal.Opener(taskseal.CertStore.open(tmp_path, reload_interval=3600))
+    whole = taskseal.MessageOpener(taskseal.CertStore.open(tmp_path, reload_interval=3600))
     time.sleep(1.1)
     (tmp_path / "bob.pem").write_text(bob.pem)
     assert signed.open(taskseal.Sealer(bob.signer()).seal(VALUE)).json() == VALUE
+    message = json.dumps({"body": "", "headers": {}, "properties": {}})
+    sealed = taskseal.MessageSealer(bob.signer()).seal(message)
+    assert whole.open(sealed).payload == message.encode()
 
 
 def test_a_file_that_cannot_be_read_keeps_what_it_gave_for_a_time(alice, bob, tmp_path):
