@@ -12,10 +12,15 @@ const DASHES: &[u8] = b"-----";
 /// The longest label that is taken for one. The longest in use has half of it.
 const MAX_LABEL: usize = 64;
 
+/// The shortest line of base64 that is taken for one outside of a section. Those of a section have 64 characters, or 76.
+const MIN_BASE64: usize = 60;
+
 /// The sections of a text, in their order, good or damaged.
 pub(crate) struct Sections<'a> {
     text: &'a [u8],
     at: usize,
+    /// What is at `at` belongs to a section that did not end.
+    open: bool,
     lines: Lines<'a>,
 }
 
@@ -44,6 +49,9 @@ pub enum PemError {
     /// An end without a beginning, or a line that looks like either and is damaged itself.
     #[error("a BEGIN or END line is damaged, stands alone, or is written in UTF-16")]
     Marker,
+    /// Base64 as of a certificate or a key, with nothing before it that would begin a section.
+    #[error("base64 stands outside of a section; the BEGIN line before it is missing or damaged")]
+    Outside,
     /// What is between beginning and end is not base64.
     #[error("what is in the section is not base64")]
     Base64,
@@ -54,6 +62,7 @@ impl<'a> Sections<'a> {
         Self {
             text,
             at: 0,
+            open: false,
             lines: Lines {
                 text,
                 seen: 0,
@@ -82,6 +91,7 @@ impl<'a> Sections<'a> {
         let Some(end) = end.filter(|end| !end.begins) else {
             // Anything may have been meant to be inside, so it is looked through for lone ends as well.
             self.at = begin.after;
+            self.open = true;
             return self.section(begin.start, begin.label, Err(PemError::NoEnd));
         };
         self.at = end.after;
@@ -107,6 +117,13 @@ impl<'a> Iterator for Sections<'a> {
         if let Some((offset, label)) = damaged_marker(gap) {
             self.at = gap_end;
             return Some(self.section(from + offset, label, Err(PemError::Marker)));
+        }
+        // A lone END says the same of what is before it, and a section without an end has been said.
+        let was_open = std::mem::take(&mut self.open);
+        let is_alone = !was_open && next.as_ref().is_none_or(|next| next.begins);
+        if let Some(offset) = is_alone.then(|| lone_base64(gap)).flatten() {
+            self.at = gap_end;
+            return Some(self.section(from + offset, "CERTIFICATE", Err(PemError::Outside)));
         }
         let next = next?;
         if next.begins {
@@ -211,6 +228,25 @@ fn damaged_marker_of(text: &[u8], label: &str) -> Option<usize> {
     // As PowerShell writes files, in either order of bytes.
     let wide: Vec<u8> = label.bytes().flat_map(|byte| [byte, 0]).collect();
     find(text, wide.strip_suffix(&[0])?)
+}
+
+/// A line of base64 as certificates begin: a long SEQUENCE. However the line before it was spoilt, this one tells.
+fn lone_base64(text: &[u8]) -> Option<usize> {
+    let lines = text.split_inclusive(|byte| matches!(byte, b'\n' | b'\r'));
+    let mut at = 0;
+    for line in lines {
+        let word = line.trim_ascii();
+        let len = word.iter().take_while(|byte| is_base64(**byte)).count();
+        if word.starts_with(b"MI") && len >= MIN_BASE64 && len == word.len() {
+            return Some(at);
+        }
+        at += line.len();
+    }
+    None
+}
+
+const fn is_base64(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' | b'=')
 }
 
 /// Where the BEGIN or END of a label starts that follows this text. It looks back a few words only.

@@ -25,6 +25,19 @@ const MISSING_THERE: &[(&str, &str)] = &[
     ("second one cut", "does not end"),
     ("first one has no beginning", "BEGIN or END line is damaged"),
     ("small letters", "section \"certificate\" is not read"),
+    (
+        "second one with small begin and end",
+        "outside of a section",
+    ),
+    ("second one with tabs", "outside of a section"),
+    ("second one with hard blanks", "outside of a section"),
+    ("second one misspelt", "outside of a section"),
+    ("second one without begin and end", "outside of a section"),
+    ("first one without begin and end", "outside of a section"),
+    (
+        "second one without begin and end, on one line",
+        "outside of a section",
+    ),
     ("four dashes before", "BEGIN or END line is damaged"),
     ("six dashes", "not base64"),
     ("typographic dashes", "BEGIN or END line is damaged"),
@@ -180,6 +193,9 @@ fn damaged_pem_has_a_reason() {
         PemError::Marker
     );
     assert_eq!(reason(worker.replacen("MII", "?II", 1)), PemError::Base64);
+    let bare = worker.lines().filter(|line| !line.contains("--"));
+    let bare: Vec<_> = bare.collect();
+    assert_eq!(reason(bare.join("\n")), PemError::Outside);
 }
 
 /// A form of PEM that the Python side made, and what `cryptography` reads of it.

@@ -76,6 +76,13 @@ def cases():
     request = wrapped(b"\x30\x00", "CERTIFICATE REQUEST")
     return {
         "two": a + b,
+        "second one with small begin and end": a + b.replace("BEGIN", "Begin").replace("END", "End"),
+        "second one with tabs": a + b.replace("N CERT", "N\tCERT").replace("D CERT", "D\tCERT"),
+        "second one with hard blanks": a + b.replace("N CERT", "N\xa0CERT").replace("D CERT", "D\xa0CERT"),
+        "second one misspelt": a + b.replace("CERTIFICATE", "CERTIFCATE").replace("BEGIN", "BEGN").replace("END", "EDN"),
+        "second one without begin and end": a + "\r\n".join(b.split("\n")[1:-2]),
+        "first one without begin and end": "\n".join("  " + line for line in a.split("\n")[1:-2]) + "\n" + b,
+        "second one without begin and end, on one line": a + "".join(b.split("\n")[1:-2]),
         "glued": a.strip() + b,
         "glued, without any line": one_line + one_line.replace(body, b.replace(BEGIN, "").replace(END, "").replace("\n", "")),
         "one line": one_line,
