@@ -10,10 +10,11 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use support::python::{self, Environment};
 use taskseal::store::Role;
-use taskseal::store::fs::{FsCertStore, survey};
+use taskseal::store::fs::{FsCertStore, Options, survey};
 use taskseal::{CertStore as _, StoreError};
 
 use Role::{Authority, AuthorityOfOthers, Issuer, Signer};
@@ -240,6 +241,14 @@ fn files_of_one_store_belong_together() {
                 &[("intermediate", Authority), ("root", Issuer)],
             ],
         ),
+        // Nobody makes a signer so. certbot's `chain.pem` stays where it is when `cert.pem` goes.
+        (
+            "an intermediate that issued nothing here",
+            &[
+                &[("self-signed", Signer)],
+                &[("intermediate that signs too", Authority)],
+            ],
+        ),
         // Nobody issued anything: as today, it counts.
         ("an authority alone", &[&[("self-signed CA", Signer)]]),
         (
@@ -262,6 +271,8 @@ fn a_store_without_a_signer_is_refused() {
     };
     let chain: Files<'_> = &[&[("intermediate", Authority), ("root", Issuer)]];
     assert!(matches!(error(chain), StoreError::NoSigner { .. }));
+    let alone: Files<'_> = &[&[("intermediate without usage", Authority)]];
+    assert!(matches!(error(alone), StoreError::NoSigner { .. }));
     // A signer has to be one that can be used.
     for name in ["EC leaf", "EC root"] {
         let text = error(&[&[(name, Signer)]]).to_string();
@@ -290,5 +301,34 @@ fn a_damaged_leaf_does_not_make_its_authority_a_signer() {
             assert_eq!((change.added.len(), change.removed.len()), (0, 0));
             assert_eq!(change.left_out.len(), 1);
         }
+    }
+}
+
+/// A root beside its leaf is no signer, and does not become one because the leaf's file cannot be read for too long.
+#[test]
+fn a_leaf_in_trouble_does_not_make_its_authority_a_signer() {
+    let Some(made) = Made::get("a_leaf_in_trouble_does_not_make_its_authority_a_signer") else {
+        return;
+    };
+    let dir = made.store(&[&[("leaf of root", Signer)], &[("root", AuthorityOfOthers)]]);
+    let interval = Duration::from_secs(5);
+    let store = Options::new().reload_interval(interval).open(dir.path());
+    let store = store.unwrap();
+    let mut now = Instant::now() + Duration::from_secs(24 * 3600);
+    let mut signers = |seconds| {
+        now += Duration::from_secs(seconds);
+        store.refresh_at(now);
+        store.certificates().len()
+    };
+    assert_eq!(signers(5), 1);
+    let leaf = dir.path().join("0.pem");
+    for trouble in ["", "-----BEGIN CERTIFICATE-----\n"] {
+        std::fs::write(&leaf, trouble).unwrap();
+        assert_eq!(signers(5), 1);
+        for seconds in [300, 5, 3600] {
+            assert_eq!(signers(seconds), 0);
+        }
+        std::fs::write(&leaf, &made.0["leaf of root"]).unwrap();
+        assert_eq!(signers(5), 1);
     }
 }

@@ -28,14 +28,16 @@ pub(super) struct Expiry {
 }
 
 impl Assembly {
-    /// Of what the files give now, and of what those in trouble gave before. What is there now comes first.
+    /// Of what the files give now, and of what those in trouble gave before. What is there now comes first. Of `past`,
+    /// nothing counts but who issued it.
     pub(super) fn new<'a>(
         found: impl Iterator<Item = &'a Found> + Clone,
         kept: impl Iterator<Item = &'a Found> + Clone,
+        past: impl Iterator<Item = &'a Found>,
         expiry: Expiry,
     ) -> Self {
-        let links = found.clone().chain(kept.clone()).map(|one| &one.link);
-        let issued = Issued::new(links);
+        let all = found.clone().chain(kept.clone()).chain(past);
+        let issued = Issued::new(all.map(|one| &one.link));
         let mut assembly = Self::default();
         let mut ambiguous = HashSet::new();
         for one in found {
@@ -80,6 +82,8 @@ pub(super) fn role(found: &Found, issued: &Issued<'_>) -> Role {
         Role::Signer if found.link.is_authority && issued.by(&found.link) => {
             Role::AuthorityOfOthers
         }
+        // Alone in its file. One that signed itself may be a signer's: `openssl req -x509` makes them so.
+        Role::Signer if found.link.is_authority && !found.link.is_self_issued() => Role::Authority,
         role => role,
     }
 }

@@ -332,7 +332,7 @@ fn assemble(path: &Path, shelf: &Shelf, expiry: Expiry) -> (Snapshot, Vec<StoreE
         set,
         problems,
         chain,
-    } = Assembly::new(shelf.found(), shelf.kept(), expiry);
+    } = Assembly::new(shelf.found(), shelf.kept(), shelf.past(), expiry);
     let mut wrong: Vec<StoreError> = shelf.errors().cloned().chain(problems).collect();
     if wrong.is_empty() && shelf.is_empty() {
         wrong.push(StoreError::Empty {

@@ -16,7 +16,7 @@ pub enum Role {
     Signer,
     /// It issued another certificate of its file.
     Issuer,
-    /// It is an authority's (`CA:TRUE`), in a file with certificates that somebody issued.
+    /// It is an authority's (`CA:TRUE`), and was issued itself or is in a file with certificates that were.
     Authority,
     /// It is an authority's, and it issued a certificate that is in another file of the store.
     AuthorityOfOthers,
@@ -45,7 +45,9 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Signer => "signer",
             Self::Issuer => "chain: it issued another one of its file",
-            Self::Authority => "chain: an authority beside certificates that were issued",
+            Self::Authority => {
+                "chain: an authority, issued itself or beside certificates that were"
+            }
             Self::AuthorityOfOthers => "chain: an authority that issued one of the store",
         })
     }

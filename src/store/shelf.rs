@@ -34,6 +34,8 @@ struct Entry {
     found: Vec<Found>,
     /// What it gave before it was in trouble, without what it gives now.
     kept: Option<Kept>,
+    /// What it gave so long ago that it counts no more, while it is in trouble.
+    past: Vec<Found>,
     /// What is wrong with it now.
     errors: Vec<StoreError>,
     /// It lost a certificate when it was last read: whoever writes it may not be done.
@@ -110,6 +112,11 @@ impl Shelf {
         kept.flat_map(|kept| &kept.found)
     }
 
+    /// What files in trouble gave when their grace ended. An authority that issued one of these is no signer for that.
+    pub(super) fn past(&self) -> impl Iterator<Item = &Found> + Clone {
+        self.files.values().flat_map(|entry| &entry.past)
+    }
+
     /// What cannot be read now.
     pub(super) fn errors(&self) -> impl Iterator<Item = &StoreError> {
         let away = self.away.iter().map(|away| &away.error);
@@ -132,8 +139,8 @@ enum Seen {
 
 impl Entry {
     fn look(&mut self, path: &Path, now: Instant, grace: Duration, all: bool) -> Seen {
-        if self.kept.as_ref().is_some_and(|kept| kept.until <= now) {
-            self.kept = None;
+        if let Some(kept) = self.kept.take_if(|kept| kept.until <= now) {
+            self.past.extend(kept.found);
         }
         // Before it is read: what changes meanwhile is seen at the next look.
         let stamp = match Stamp::of(path) {
@@ -185,6 +192,7 @@ impl Entry {
         self.shrunk |= old.any(|old| !new.contains(&old.thumbprint));
         self.found = contents.found;
         self.kept = None;
+        self.past = Vec::new();
         self.errors = Vec::new();
         self.stamp = Some(stamp);
     }
@@ -198,7 +206,12 @@ impl Entry {
         });
         kept.found.append(&mut self.found);
         kept.found.retain(|old| !new.contains(&old.thumbprint));
-        self.kept = (kept.until > now && !kept.found.is_empty()).then_some(kept);
+        self.past.retain(|old| !new.contains(&old.thumbprint));
+        if kept.until > now {
+            self.kept = (!kept.found.is_empty()).then_some(kept);
+        } else {
+            self.past.extend(kept.found);
+        }
         self.found = found;
         self.errors = errors;
         self.stamp = None;

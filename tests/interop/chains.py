@@ -67,6 +67,7 @@ def main():
         "EC intermediate": ec_intermediate.certificate(ec_root, CA, certs_only),
         "old root": old.certificate(ids=False),
         "old leaf": Party("old worker").certificate(old, ids=False),
+        "leaf of root": Party("worker of root").certificate(root, NO_CA),
         "leaf": Party("worker").certificate(intermediate, NO_CA),
         "other leaf": Party("other").certificate(intermediate, NO_CA),
         "leaf of EC": Party("worker of EC").certificate(ec_intermediate, NO_CA),
