@@ -354,8 +354,25 @@ fn the_pin_is_never_shown() {
         "pkcs11:token=t?pin-value=s3cret&pin-source=/p",
         "pkcs11:pin-value=s3cret",
         "pkcs11:?pin-value=s3cret%",
+        "pkcs11:token=t?module-path=/x?pin-value=s3cret",
+        "pkcs11:token=t?module-path=/x;pin=s3cret",
+        "pkcs11:token=t?pin-source=/x?pin-value=s3cret",
+        "pkcs11:token=t&pin-value=s3cret",
+        "pkcs11:token=t;object=o&pni-value=s3cret?module-path=/x",
     ] {
         let error = refused(bad);
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
     }
+    // Where the PIN is put that belongs in the file.
+    let source = parse("pkcs11:token=t?pin-source=s3cret").pin_source();
+    let error = source.map(drop).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+}
+
+/// Other separators may stand in values, as RFC 7512 allows, and where they must belong to the value.
+#[test]
+fn separators_in_values_that_begin_no_attribute_are_kept() {
+    let uri = parse("pkcs11:token=R&D;object=a%26b=c?module-path=/opt/what?.so");
+    assert_eq!(uri.object(), Some("a&b=c"));
+    assert_eq!(uri, parse(&uri.to_string()));
 }

@@ -13,7 +13,7 @@ use support::Place;
 const CANARY: &str = "kanarie83";
 
 /// URIs with a PIN in them, each with another mistake.
-const URIS: [&str; 22] = [
+const URIS: [&str; 29] = [
     "pkcs11:token=t?pin-value=kanarie83",
     "pkcs11:token=t;token=u?pin-value=kanarie83",
     "pkcs11:tokn=t?pin-value=kanarie83",
@@ -31,6 +31,13 @@ const URIS: [&str; 22] = [
     "pkcs11:token=t?pin-value=kanarie83%00",
     "pkcs11:token=t?pin-value=kanarie 83 kanarie83",
     "pkcs11:token=t?pin-value=kanarie83\u{1b}\u{202e}\"'ä",
+    "pkcs11:token=t?module-path=/no/such?pin-value=kanarie83",
+    "pkcs11:token=t?module-path=/no/such;pin-value=kanarie83",
+    "pkcs11:token=t?pin-source=file:/no/such?pin-value=kanarie83",
+    "pkcs11:token=t&pin-value=kanarie83",
+    "pkcs11:token=t;object=o&pni-value=kanarie83?module-path=/no/such",
+    "pkcs11:token=t?pin-source=kanarie83",
+    "pkcs11:token=t?pin-source=value:kanarie83",
     "pkcs11:token=t?module-path=/no/such&pin-value=kanarie83",
     "PKCS11:token=t?pin-value=kanarie83&x",
     " pkcs11:token=t?pin-value=kanarie83",

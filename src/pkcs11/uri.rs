@@ -187,10 +187,7 @@ impl Uri {
         let Some(source) = &self.pin_source else {
             return Ok(None);
         };
-        let refused = |reason| UriError::PinSource {
-            source_text: Untrusted::new(source),
-            reason,
-        };
+        let refused = |reason| UriError::PinSource { reason };
         let path = match source.get(..5) {
             Some(scheme) if scheme.eq_ignore_ascii_case("file:") => {
                 source.get(5..).unwrap_or_default()
@@ -384,11 +381,9 @@ pub enum UriError {
         reason: &'static str,
     },
     /// A `pin-source` that is not supported.
-    #[error("the pin-source {source_text} of the PKCS#11 URI cannot be used: {reason}")]
+    #[error("the pin-source of the PKCS#11 URI cannot be used: {reason}")]
     PinSource {
-        /// What it says.
-        source_text: Untrusted,
-        /// Why not.
+        /// Why not. What it says is not shown: somebody may have put the PIN itself there.
         reason: &'static str,
     },
     /// `pin-source` and `pin-value` at once.

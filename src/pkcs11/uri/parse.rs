@@ -23,6 +23,7 @@ impl Uri {
         if value.contains('/') {
             return Err(UriError::Character { found: '/' });
         }
+        alone(name, value)?;
         match name {
             "token" => once(&mut self.filter.label, name, text(name, value)?),
             "manufacturer" => once(&mut self.filter.manufacturer, name, text(name, value)?),
@@ -70,6 +71,7 @@ impl Uri {
             }
             return Err(UriError::Unknown { name: name.into() });
         };
+        alone(name, value)?;
         match name {
             "module-path" => {
                 let path = path(name, value)?;
@@ -198,6 +200,26 @@ const fn is_uri_character(c: char) -> bool {
                 | ';'
                 | '%'
         )
+}
+
+/// RFC 7512 lets '&' stand in the path, and '?' in the query. Who wrote one of them, or ';', before a name and '=' meant
+/// another attribute: a PIN, perhaps, which would be shown as a part of this one.
+fn alone(name: &'static str, value: &str) -> Result<(), UriError> {
+    let mut parts = value.split(['&', '?', ';']).skip(1);
+    let begins_one = |part: &str| {
+        part.split_once('=').is_some_and(|(name, _)| {
+            let in_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            // A vendor's is no PIN.
+            !name.is_empty() && !name.starts_with("x-") && name.bytes().all(in_name)
+        })
+    };
+    match parts.any(begins_one) {
+        true => Err(UriError::Value {
+            name,
+            reason: "another attribute seems to be in it; before the one '?' they are separated by ';', after it by '&'",
+        }),
+        false => Ok(()),
+    }
 }
 
 fn once<T>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), UriError> {
