@@ -95,6 +95,10 @@ NAMES = [
     "SEALING_MAX_AGE", "SEALING_ENCRYPTION_KEYS", "CELERY_SEALING_ENCRYPTION_KEYS", "CELERY_SEALING_ENCRYPTION_KEY",
     "Sealing_Encryption_Keys", "TASKSEAL_SEALING_ENCRYPTION_KEYS", "celery_sealing_max_age",
     # Misspelt.
+    # Joined in another way, or behind another word.
+    "sealing-encryption-keys", "sealing.encryption_keys", "sealingencryptionkeys", "sealingEncryptionKey",
+    "taskseal_encryption_keys", "TASKSEAL_MAX_AGE", "taskseal-encryption-key", "task_sealing_encryption_keys",
+    "broker_sealing_replay", "worker_sealing_max_age",
     "seal_encryption_keys", "sealed_encryption_keys", "sealling_encryption_keys", "seling_encryption_keys",
     "sealing_encrpytion_keys", "SEALNG_REPLAY", "seeling_replay",
     "security_key_pasword", "security_digst", "security_certifcate", "SECURITY_KEY", "SECURITY_DIGEST", "security_cert_stores",
@@ -131,6 +135,8 @@ def test_settings_in_the_namespace_of_django(good, name):
     given = {f"CELERY_{setting.upper()}": value for setting, value in good.items()}
     key = taskseal.Fernet.generate_key().decode()
     others = {"FIELD_ENCRYPTION_KEYS": ["x"], "SCALING_FACTOR": 2, "SECURE_SSL_REDIRECT": True, "SEAL_OF_APPROVAL": 1}
+    others |= {"setup_sealing": setup_sealing, "taskseal": taskseal, "TASKSEAL_PIN": "x", "TASKSEAL_MODULE": "x"}
+    others |= {"CELERY_SETUP_SEALING": True, "CELERY_TASKSEAL": taskseal}
     settings = types.SimpleNamespace(**given, **others, CELERY_SEALING_MAX_AGE=77)
     if name:
         setattr(settings, name, [key])

@@ -129,11 +129,23 @@ def check_name(name, prefix=""):
         meant = [rests[one] for one in get_close_matches(rest, rests, 1, 0.85)]
     elif word == "security":
         meant = get_close_matches(plain, SECURITY, 1, 0.85)
+    meant = meant or in_other_words(name)
     if meant:
         wanted = (prefix + meant[0]).upper() if prefix.isupper() else prefix + meant[0]
         raise ImproperlyConfigured(
             f"there is no setting {name!r}; {wanted!r} is meant, perhaps? The settings are {', '.join(sorted(KNOWN))}"
         )
+
+
+def in_other_words(name):
+    """The setting that is meant, if a word of ours stands anywhere in a name before what one of our settings is called."""
+    letters = re.sub(r"[\W_]+", "", name.lower())
+    rests = {one.partition("_")[2].replace("_", ""): one for one in KNOWN}
+    for word in ("taskseal", "sealing", "sealed"):
+        _, found, rest = letters.rpartition(word)
+        if found:
+            return [rests[one] for one in get_close_matches(rest, rests, 1, 0.85)]
+    return []
 
 
 def check_kind(name, value):
