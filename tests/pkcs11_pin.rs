@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::fault::Fault;
+use support::fault::{Fault, faulty};
 use support::recovery::{self, sign};
 use support::softhsm::{self, PIN, SoftHsm, Token};
 use support::spy::{Spy, spy};
@@ -135,6 +135,24 @@ fn a_pin_that_was_refused_is_not_tried_again_after_another_one_was_right() {
         forget_refused_pins();
         assert!(matches!(wrong.open_key(), Err(Error::PinRefused { .. })));
         right.open_key().unwrap();
+    });
+}
+
+/// It is in the slot where it was, and may be the same.
+#[test]
+fn a_pin_that_was_refused_is_not_tried_again_on_a_token_that_cannot_be_read_any_more() {
+    softhsm::test(|hsm| {
+        let (module, faults) = faulty(hsm.module());
+        let builder = Builder::new()
+            .module_implementation(module)
+            .slot_id(hsm.token_with_key().info.slot_id)
+            .object_label("k")
+            .pin(value("00000000"));
+        assert!(matches!(builder.open_key(), Err(Error::PinRefused { .. })));
+        faults.always("C_GetTokenInfo", Fault::Rv(Rv::DEVICE_ERROR));
+        let error = builder.open_key().unwrap_err();
+        assert!(matches!(error, Error::PinRefusedBefore { .. }), "{error}");
+        assert_eq!(faults.count("C_Login"), 1);
     });
 }
 

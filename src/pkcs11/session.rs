@@ -73,6 +73,22 @@ fn tokens() -> &'static Tokens {
     TOKENS.get_or(|_| Tokens::default())
 }
 
+/// The state of this token. One that cannot be read is taken for the one that was read last in its slot, whose PINs may have
+/// been refused.
+fn shared_by(module: &Guard, token: &TokenInfo) -> Arc<TokenState> {
+    let named = |identity: String| (module.path().to_owned(), identity);
+    let mut tokens = lock(tokens());
+    let shared = tokens.entry(named(token.identity())).or_default().clone();
+    if token.unreadable.is_none() {
+        let unread = TokenInfo {
+            unreadable: Some(String::new()),
+            ..TokenInfo::new(token.slot_id)
+        };
+        tokens.insert(named(unread.identity()), shared.clone());
+    }
+    shared
+}
+
 /// Forgets which PINs were refused, of every token in this process. Nothing else does: not that the token took another one.
 ///
 /// It is for when a token's PIN was set to one that it had refused before, and after a mistake on a token's own PIN pad. Each
@@ -92,8 +108,7 @@ impl Access {
         pin: PinSource,
         login_on_final_try: bool,
     ) -> Self {
-        let name = (module.path().to_owned(), token.identity());
-        let shared = lock(tokens()).entry(name).or_default().clone();
+        let shared = shared_by(&module, &token);
         Self {
             module,
             token,

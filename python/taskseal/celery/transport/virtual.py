@@ -1,6 +1,7 @@
 """Mixins that seal the messages of any transport that builds on kombu's virtual channel."""
 
 import contextlib
+import logging
 import time
 import warnings
 from queue import Empty
@@ -274,7 +275,9 @@ class ChannelMixin:
     def _leave(self, frame, tag, queue, error):
         """Gives back a message of which nothing can be told now: neither is it lost, nor handled unchecked."""
         if self._is_broadcast(queue):
-            logger.error("a broadcast to %r is left out, as it cannot be given back: %s", queue, error)
+            # Other workers' events come all the time.
+            text = "a broadcast to %r is left out, as it cannot be given back: %s"
+            self.sealing.quiet.log(logging.ERROR, "left out", queue, text, queue, error)
             return
         self._give_back(tag, frame, queue)
         if error.pause is None:
@@ -325,7 +328,8 @@ class ChannelMixin:
         except Exception as error:
             if isinstance(item, Frame):
                 raise Unanswered(f"nothing can be put into the queue {queue!r}: {error}") from error
-            logger.error("what was refused is not kept, as nothing can be put into the queue %r: %s", queue, error)
+            text = "what was refused is not kept, as nothing can be put into the queue %r: %s"
+            self.sealing.quiet.log(logging.ERROR, "refused and not kept", None, text, queue, error)
 
     def _trim(self, queue, most):
         """Takes the oldest out of a queue that has more than so many."""
