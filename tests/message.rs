@@ -325,6 +325,42 @@ fn a_full_replay_memory_takes_new_messages_and_lets_none_in_again() {
     assert_eq!(memory.len(), 1);
 }
 
+/// One compromised signer stops nobody else: neither are their messages refused, nor let in again.
+#[test]
+fn a_signer_that_fills_the_replay_memory_is_refused_alone() {
+    let memory = MemoryReplay::new(80);
+    let now = SystemTime::now();
+    let after = |seconds| now + Duration::from_secs(seconds);
+    // What their key begins with says whose a message is.
+    let key =
+        |owner: u8, number: u64| ReplayKey::of(&[&[owner; 32][..], &number.to_be_bytes()].concat());
+    for number in 0..20 {
+        for owner in [1, 2] {
+            let new = memory.insert(&key(owner, number), after(1000 + number), now);
+            assert!(new.unwrap());
+        }
+    }
+    // They end in ten years.
+    for number in 0..1000 {
+        let years = after(315_360_000 + number);
+        assert!(memory.insert(&key(3, number), years, now).unwrap());
+        assert!(memory.len() <= 80);
+    }
+    let recall = |owner, number, until| {
+        memory
+            .recall(&key(owner, number), after(until), now)
+            .unwrap()
+    };
+    for owner in [1, 2] {
+        for number in 0..20 {
+            assert_eq!(recall(owner, number, 1000 + number), Recall::Handled);
+        }
+        assert_eq!(recall(owner, 999, 1), Recall::New);
+    }
+    assert_eq!(recall(3, 0, 315_360_000), Recall::Forgotten);
+    assert_eq!(recall(3, 5000, 1000), Recall::Forgotten);
+}
+
 /// Whatever the clocks of two openers say within the skew: what one has forgotten, the other does not take.
 #[test]
 fn a_message_is_remembered_for_as_long_as_any_clock_within_the_skew_takes_it() {

@@ -67,9 +67,10 @@ impl MemoryReplay {
         Ok(recall.map_err(unusable)? == Recall::Handled)
     }
 
-    /// Whether keys that end then may have been forgotten.
-    fn forgot(&self, until: f64) -> PyResult<bool> {
-        Ok(self.0.forgot(choices::time(Some(until))?))
+    /// Whether keys that end then, and begin with the same eight bytes, may have been forgotten.
+    fn forgot(&self, key: &[u8], until: f64) -> PyResult<bool> {
+        let until = choices::time(Some(until))?;
+        Ok(self.0.forgot(&ReplayKey::of(key), until))
     }
 
     /// Remembers a key until then. Whether it was new.

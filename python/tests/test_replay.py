@@ -257,16 +257,31 @@ class Failing:
 def test_the_memory_of_a_process_holds_no_more_than_it_has_room_for_and_lets_nothing_in_again():
     memory = ProcessMemory(capacity=3)
     now = time.time()
-    assert memory.remember(b"a", now + 10, now) and not memory.remember(b"a", now + 10, now)
-    assert memory.contains(b"a") and not memory.contains(b"b") and not memory.forgot(now + 5)
-    assert memory.remember(b"b", now - 1, now - 2) and not memory.contains(b"b")
-    for number in range(10):
-        assert memory.remember(b"%d" % number, now + 20 + number, now)
-        assert memory.contains(b"%d" % number) and len(memory) <= 3
+    a, b, *others = (b"a signer, and " + name for name in (b"a", b"b", *(b"%d" % number for number in range(10))))
+    assert memory.remember(a, now + 10, now) and not memory.remember(a, now + 10, now)
+    assert memory.contains(a) and not memory.contains(b) and not memory.forgot(a, now + 5)
+    assert memory.remember(b, now - 1, now - 2) and not memory.contains(b)
+    for number, key in enumerate(others):
+        assert memory.remember(key, now + 20 + number, now)
+        assert memory.contains(key) and len(memory) <= 3
     # What it does not remember any more counts as handled.
-    for key, until in ((b"a", now + 10), (b"1", now + 21)):
-        assert memory.contains(key) or memory.forgot(until)
-    assert not memory.forgot(now + 30)
+    for key, until in ((a, now + 10), (others[1], now + 21)):
+        assert memory.contains(key) or memory.forgot(key, until)
+    assert not memory.forgot(a, now + 30) and not memory.forgot(b"another signer", now + 10)
+
+
+def test_a_signer_that_fills_the_memory_is_refused_alone(redis, alice, bob):
+    """With tasks that are due in years, and handled now because they have expired: he gains nothing but his own silence."""
+    client(redis).flushall()
+    sealing = sealing_of(alice, [alice, bob], replay_capacity=8)
+    url = f"sealed-redis://{redis}/0", {}
+    with connect(url, sealing) as connection, connect(url, sealing_of(bob, [alice, bob])) as theirs:
+        for number in range(20):
+            theirs.Producer().publish([number], routing_key="tasks", headers={"eta": f"{2900 + number}-01-01T00:00:00+00:00"})
+        taken = len(consume(connection, timeout=0.3))
+        assert sealing.refusals == ({"forgotten": 20 - taken} if taken < 20 else {})
+        publish(connection, ["of another one"])
+        assert [message.payload for message in consume(connection, timeout=0.3)] == [["of another one"]]
 
 
 def test_a_message_that_a_full_memory_cannot_tell_from_a_repetition_is_kept(redis, alice):

@@ -11,7 +11,9 @@ use super::bound::MessageId;
 use crate::certificate::Certificate;
 use crate::error::ErrorClass;
 
-/// What a repeated message is recognised by: SHA-256 of its id and its signer's key.
+type Owner = [u8; 8];
+
+/// What a repeated message is recognised by: eight bytes of SHA-256 of its signer's key, then 24 of its id and that key.
 ///
 /// Not of the wire form, which can be changed without breaking the signature, nor of the certificate, which one key may
 /// have several of.
@@ -20,17 +22,33 @@ pub struct ReplayKey([u8; 32]);
 
 impl ReplayKey {
     pub(super) fn new(id: MessageId, signer: Option<&Certificate>) -> Self {
-        let mut hash = Sha256::new().chain_update(id.0);
-        if let Some(signer) = signer {
-            hash.update(signer.public_key().modulus());
-        }
-        Self(hash.finalize().into())
+        let signer = signer.map_or(&[][..], |signer| signer.public_key().modulus());
+        let id = Sha256::new().chain_update(id.0).chain_update(signer);
+        let owner = Sha256::digest(signer).into();
+        Self::joined(Self(owner).owner(), &id.finalize().into())
     }
 
-    /// The key of something that is told by other bytes, such as a key together with the name of a queue.
+    /// The key of something that is told by other bytes, such as a key together with the name of a queue. Its first eight
+    /// bytes are those of what is given, and so say whose it is.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        let digest = Sha256::digest(bytes).into();
+        let owner = bytes.first_chunk().copied();
+        Self::joined(owner.unwrap_or_else(|| Self(digest).owner()), &digest)
+    }
+
+    fn joined(owner: Owner, digest: &[u8; 32]) -> Self {
+        let mut key = *digest;
+        for (byte, of_owner) in key.iter_mut().zip(owner) {
+            *byte = of_owner;
+        }
+        Self(key)
+    }
+
+    /// What all keys of one signer begin with.
+    fn owner(&self) -> Owner {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        [a, b, c, d, e, f, g, h]
     }
 
     /// The bytes.
@@ -94,9 +112,10 @@ pub enum Recall {
 
 /// A [`ReplayMemory`] of one process, bounded. Another process, and this one after a restart, knows nothing of it.
 ///
-/// When it is full of keys that still count, it forgets the eighth of them that ends first, and says from then on of every
-/// unknown key that ends as early that it may have been handled. So nothing is let in again, and new messages, which end
-/// later, go on. A key takes about 50 bytes.
+/// When it is full of keys that still count, it forgets an eighth of them: of the signers with the most, so that these have
+/// as many each, those that end first. From then on it says of every unknown key of theirs that ends as early that it may
+/// have been handled. So nothing is let in again, and new messages, which end later, go on. A signer that fills the memory
+/// with keys that end in years is refused itself, and nobody else is. A key takes about 50 bytes.
 pub struct MemoryReplay {
     capacity: usize,
     kept: Mutex<Kept>,
@@ -106,8 +125,8 @@ pub struct MemoryReplay {
 struct Kept {
     /// By key, when each ends: milliseconds since 1970.
     until: HashMap<ReplayKey, u64>,
-    /// Keys that end until then may have been forgotten.
-    forgotten: Option<u64>,
+    /// By signer: keys that end until then may have been forgotten.
+    forgotten: HashMap<Owner, u64>,
 }
 
 impl MemoryReplay {
@@ -134,11 +153,10 @@ impl MemoryReplay {
         self.len() == 0
     }
 
-    /// Whether keys that end then may have been forgotten.
+    /// Whether keys of the same signer that end then may have been forgotten.
     #[must_use]
-    pub fn forgot(&self, until: SystemTime) -> bool {
-        let forgotten = self.kept().forgotten;
-        forgotten.is_some_and(|forgotten| millis(until) <= forgotten)
+    pub fn forgot(&self, key: &ReplayKey, until: SystemTime) -> bool {
+        self.kept().forgot(key, millis(until))
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -148,25 +166,63 @@ impl MemoryReplay {
 }
 
 impl Kept {
-    /// Makes room: of what no longer counts, or else of what ends first.
+    fn forgot(&self, key: &ReplayKey, until: u64) -> bool {
+        let forgotten = self.forgotten.get(&key.owner());
+        forgotten.is_some_and(|forgotten| until <= *forgotten)
+    }
+
+    /// Makes room: of what no longer counts, or else of what ends first of the signers that have the most.
     fn make_room(&mut self, at: u64) {
         let before = self.until.len();
-        self.until.retain(|_, until| *until >= at);
         // Looking at all of them must be worth it, or a memory that is always full would do nothing else.
-        if self.until.len() <= before - before.div_ceil(8) {
+        let wanted = before - before.div_ceil(8);
+        self.until.retain(|_, until| *until >= at);
+        self.forgotten.retain(|_, until| *until >= at);
+        if self.until.len() <= wanted {
             return;
         }
-        let mut ends: Vec<u64> = self.until.values().copied().collect();
-        let (_, end, _) = ends.select_nth_unstable(before / 8);
-        let end = *end;
-        self.until.retain(|_, until| *until > end);
-        self.forgotten = self.forgotten.max(Some(end));
+        let mut ends: HashMap<Owner, Vec<u64>> = HashMap::new();
+        for (key, until) in &self.until {
+            ends.entry(key.owner()).or_default().push(*until);
+        }
+        let share = share(ends.values().map(Vec::len).collect(), wanted);
+        ends.retain(|_, ends| ends.len() > share);
+        let ended: HashMap<Owner, u64> = ends
+            .into_iter()
+            .map(|(owner, mut ends)| {
+                let last = ends.len() - share - 1;
+                (owner, *ends.select_nth_unstable(last).1)
+            })
+            .collect();
+        self.until
+            .retain(|key, until| ended.get(&key.owner()).is_none_or(|end| *until > *end));
         tracing::warn!(
             forgotten = before - self.until.len(),
             remembered = self.until.len(),
-            "the replay memory is full: messages as old as those that it forgot are refused; give it more room"
+            signers = ended.len(),
+            "the replay memory is full: messages as old as those that it forgot, of the same signers, are refused; give it \
+             more room"
         );
+        for (owner, end) in ended {
+            let forgotten = self.forgotten.entry(owner).or_default();
+            *forgotten = end.max(*forgotten);
+        }
     }
+}
+
+/// How many each may have, so that all together have no more than `wanted`, and those with fewer keep what they have.
+fn share(mut counts: Vec<usize>, wanted: usize) -> usize {
+    counts.sort_unstable();
+    let (mut left, mut others) = (wanted, counts.len());
+    for count in counts {
+        let each = left / others;
+        if count > each {
+            return each;
+        }
+        left -= count;
+        others -= 1;
+    }
+    usize::MAX
 }
 
 impl ReplayMemory for MemoryReplay {
@@ -180,7 +236,7 @@ impl ReplayMemory for MemoryReplay {
         let until = millis(until);
         Ok(match kept.until.get(key) {
             Some(until) if millis(at) <= *until => Recall::Handled,
-            _ if kept.forgotten.is_some_and(|forgotten| until <= forgotten) => Recall::Forgotten,
+            _ if kept.forgot(key, until) => Recall::Forgotten,
             _ => Recall::New,
         })
     }

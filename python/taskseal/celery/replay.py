@@ -2,7 +2,8 @@
 
 A memory has `contains(key)` and `remember(key, until, now)`; the latter says whether the key was new. Keys are bytes, times
 seconds since 1970; `until` is when the message is too old by itself. A memory that cannot answer raises. One that may have to
-forget what counts has `forgot(until)`: whether it did so with messages that are as old.
+forget what counts has `forgot(key, until)`: whether it did so with messages of the same signer that are as old. All keys of
+one signer begin with the same eight bytes.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ POOL = {"connection_class", "max_connections", "timeout"}
 class ProcessMemory:
     """Remembers in this process: a worker that is started anew, or another one, knows nothing of it.
 
-    When it is full, it forgets what would be too old first, and takes nothing as old as that any more. A message takes about
-    50 bytes.
+    When it is full, it forgets what would be too old first, of the signers with the most, and takes nothing of theirs that
+    is as old as that any more. A message takes about 50 bytes.
     """
 
     def __init__(self, capacity=900_000):
@@ -32,8 +33,8 @@ class ProcessMemory:
     def contains(self, key):
         return self._memory.contains(key, time.time())
 
-    def forgot(self, until):
-        return self._memory.forgot(until)
+    def forgot(self, key, until):
+        return self._memory.forgot(key, until)
 
     def remember(self, key, until, now):
         return self._memory.remember(key, until, now)

@@ -312,7 +312,7 @@ class InFlight:
         replay = self._sealing.replay
         try:
             repeated = replay.contains(key)
-            forgotten = not repeated and hasattr(replay, "forgot") and replay.forgot(opened.remember_until)
+            forgotten = not repeated and hasattr(replay, "forgot") and replay.forgot(key, opened.remember_until)
         except Exception as error:
             raise Unanswered(f"the replay memory does not answer: {error}") from error
         if repeated:
