@@ -176,7 +176,7 @@ def redis(tmp_path_factory):
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rabbitmq(tmp_path_factory):
     """User, password and address of a RabbitMQ that all tests share."""
     from support.servers import rabbitmq_server
