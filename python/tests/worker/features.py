@@ -198,14 +198,16 @@ def events():
     got = []
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": lambda event: got.append(event["type"])})
-        consumer = receiver.itercapture(limit=None, timeout=0.5, wakeup=True)
-        end = time.monotonic() + 15
+        consumer = receiver.itercapture(limit=None, timeout=5, wakeup=True)
+        end = time.monotonic() + 30
         sent = False
-        while time.monotonic() < end and "task-succeeded" not in got:
+        while time.monotonic() < end and not {"task-received", "task-succeeded"} <= set(got):
             try:
                 next(consumer)
             except (StopIteration, TimeoutError):
-                consumer = receiver.itercapture(limit=None, timeout=0.5, wakeup=False)
+                # Its queue is gone with it: nothing is sent before the next one has heard something.
+                consumer = receiver.itercapture(limit=None, timeout=5, wakeup=True)
+                continue
             if not sent:
                 add.delay(1, 1)
                 sent = True
