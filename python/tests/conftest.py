@@ -200,6 +200,23 @@ def stored(request, tmp_path, alice):
     broker.close()
 
 
+@pytest.fixture(autouse=True)
+def kombu_registry(monkeypatch):
+    """What a test registers with kombu and disables there is undone: it is the whole process'."""
+    import kombu.compression
+    from kombu.serialization import registry
+
+    for table in ("_encoders", "_decoders", "_aliases"):
+        monkeypatch.setattr(kombu.compression, table, getattr(kombu.compression, table).copy())
+    saved = {name: value.copy() for name, value in vars(registry).items() if hasattr(value, "copy")}
+    defaults = {name: value for name, value in vars(registry).items() if name.startswith("_default")}
+    yield
+    for name, value in saved.items():
+        getattr(registry, name).clear()
+        getattr(registry, name).update(value)
+    vars(registry).update(defaults)
+
+
 def skip(reason):
     """Skips a test, which CI forbids."""
     if os.environ.get("CI") == "true":

@@ -38,20 +38,6 @@ from taskseal.celery.utils import get_digest_algorithm
 VALUES = [None, True, 1, 1.5, "foo", "Ålice €", [], {}, [1, "foo", {"a": [None]}], {"foo": 1}, "x" * 100_000]
 
 
-@pytest.fixture(autouse=True)
-def kombu_registry(monkeypatch):
-    """What a test registers and disables is undone."""
-    for table in ("_encoders", "_decoders", "_aliases"):
-        monkeypatch.setattr(kombu.compression, table, getattr(kombu.compression, table).copy())
-    saved = {name: value.copy() for name, value in vars(registry).items() if hasattr(value, "copy")}
-    defaults = {name: value for name, value in vars(registry).items() if name.startswith("_default")}
-    yield
-    for name, value in saved.items():
-        getattr(registry, name).clear()
-        getattr(registry, name).update(value)
-    vars(registry).update(defaults)
-
-
 def ours(key, cert, trusted, **options):
     store = CertStore()
     for one in trusted:
