@@ -97,16 +97,76 @@ fn a_file_that_comes_goes_or_is_replaced_counts_at_the_next_look() {
     place.write("b.pem", pem("b"));
     place.expect(1, &["a"], None);
     place.expect(4, &["a", "b"], None);
-    // Taken away, it is gone at once: this is how a signer is taken out.
+    // Taken away, it is gone at once: this is how a signer is taken out. It may be about to be written again, so for five
+    // seconds nobody is called unknown.
     place.remove("a.pem");
+    place.expect(5, &["b"], Some("a.pem has just been changed or removed"));
     place.expect(5, &["b"], None);
-    // Replaced by another good one as well. Whoever writes it may not be done, so until the next look strangers wait.
+    // Replaced by another good one as well.
     place.write("b.pem", pem("another") + "\n");
     place.expect(5, &["another"], Some("b.pem has just been changed"));
     place.expect(5, &["another"], None);
     // Renamed, it is the same.
     fs::rename(place.path("b.pem"), place.path("c.pem")).unwrap();
     place.expect(5, &["another"], None);
+}
+
+/// As `install`, `rm` and `cp`, and many editors do: a look may fall between the two.
+#[test]
+fn a_signer_whose_file_is_removed_and_written_again_is_never_unknown() {
+    let (a, b) = (pem("a"), pem("b"));
+    let mut place = Place::new(&[("a.pem", a.clone()), ("b.pem", b.clone())]);
+    place.remove("a.pem");
+    place.expect(5, &["b"], Some("a.pem"));
+    place.write("a.pem", &a);
+    // It is all there again, so strangers are strangers.
+    place.expect(5, &["a", "b"], None);
+    // Under another name, or with a part of it first.
+    place.remove("a.pem");
+    place.remove("b.pem");
+    place.write("both.pem", &a);
+    place.expect(5, &["a"], Some("b.pem"));
+    place.write("both.pem", a.clone() + &b);
+    place.expect(4, &["a"], Some("b.pem"));
+    place.expect(1, &["a", "b"], None);
+    // The directory, too.
+    let trusted = place.dir.path().join("trusted");
+    fs::remove_dir_all(&trusted).unwrap();
+    place.expect(5, &[], Some("does not exist"));
+    place.expect(500, &[], Some("does not exist"));
+    fs::create_dir(&trusted).unwrap();
+    place.expect(5, &[], Some("no certificate files"));
+    place.write("a.pem", &a);
+    place.expect(1, &[], Some("no certificate files"));
+    place.expect(4, &["a"], Some("b"));
+    place.write("b.pem", &b);
+    place.expect(5, &["a", "b"], None);
+}
+
+#[test]
+fn a_signer_that_was_taken_out_is_unknown_after_five_seconds_and_losses_without_end_make_nobody_wait()
+ {
+    let names: Vec<String> = (10..40).map(|number| format!("n{number}.pem")).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), pem(name)))
+        .chain([("a.pem", pem("a"))])
+        .collect();
+    let mut place = Place::new(&files);
+    let mut waited = 0;
+    for name in &names {
+        place.remove(name);
+        let (_, unsettled) = place.after(5);
+        waited += u64::from(unsettled.is_some()) * 5;
+    }
+    assert_eq!(waited, 60);
+    // The last one was lost within a run of them. After it, it is quiet.
+    place.expect(5, &["a"], None);
+    place.write("b.pem", pem("b"));
+    place.expect(5, &["a", "b"], None);
+    place.remove("b.pem");
+    place.expect(5, &["a"], Some("b.pem"));
+    place.expect(5, &["a"], None);
 }
 
 #[test]
@@ -151,6 +211,7 @@ fn a_file_that_cannot_be_read_now_is_looked_at_again_each_time() {
     fs::remove_file(&outside).unwrap();
     place.expect(5, &["b"], Some("a.pem"));
     place.remove("a.pem");
+    place.expect(5, &["b"], Some("just been changed or removed"));
     place.expect(5, &["b"], None);
 }
 
@@ -281,9 +342,11 @@ fn a_message_of_a_signer_that_may_be_known_is_not_refused() {
         place.write("a.pem", &a);
         place.after(5);
         open(&place).unwrap();
-        // With nothing left out, a stranger is a stranger.
+        // With nothing left out, a stranger is a stranger: one that was taken out, five seconds later.
         place.write("b.pem", &b);
         place.remove("a.pem");
+        place.after(5);
+        assert_eq!(open(&place).unwrap_err().class(), ErrorClass::Transient);
         place.after(5);
         let error = open(&place).unwrap_err();
         assert_eq!(

@@ -15,6 +15,7 @@ from support.workers import place as worker_place
 
 from taskseal.celery import transport
 from taskseal.celery.transport import pyamqp
+from taskseal.celery.transport.waiting import Rounds
 from taskseal.errors import OpenError
 
 transport.register()
@@ -75,6 +76,7 @@ def test_a_message_is_back_before_anybody_waits(place, rabbitmq, alice, monkeypa
         monkeypatch.setattr(pyamqp.time, "sleep", sleep)
         with connect(place, sealing) as ended, pytest.raises(Ended):
             if way == "consume":
+                ended.default_channel.basic_qos(0, 1, False)
                 consume(ended, no_ack=no_ack, ack=False)
             else:
                 ended.default_channel.basic_get("tasks", no_ack=no_ack)
@@ -204,14 +206,20 @@ def test_without_the_right_to_publish_a_message_goes_back_all_the_same(place, al
     assert not sealing.refusals
 
 
-def test_a_round_is_over_when_a_message_comes_again():
-    pause = pyamqp.Pause()
-    assert [pause.due(body) for body in (b"a", b"b", b"c", b"b", b"c", b"a", b"b")] == [
-        True, False, False, True, False, False, True]  # fmt: skip
-    pause = pyamqp.Pause()
-    assert [pause.due(body, 2) for body in (b"a", b"b", b"c", b"d", b"e")] == [True, False, True, False, True]
-    # Nobody can keep it from waiting with messages that are all different.
-    assert sum(pause.due(b"%d" % number) for number in range(10_000)) >= 9
+def test_a_round_is_over_when_all_that_waited_were_given_back():
+    rounds, sizes = Rounds(), []
+
+    def over(size):
+        return rounds.over("tasks", lambda: sizes.append(size) or size)
+
+    assert [over(3) for _ in range(6)] == [False, False, True, False, False, True]
+    # It is asked for once a round.
+    assert sizes == [3, 3]
+    # One that is alone, or in a queue of nobody knows what, is waited for each time.
+    assert [over(1), over(0)] == [True, True] and rounds.over("tasks", lambda: 1 / 0)
+    # A queue without an end is waited for as well, and another one has rounds of its own.
+    assert sum(over(10**9) for _ in range(10_000)) == 10
+    assert not over(2) and not rounds.over("others", lambda: 2) and over(2)
 
 
 @pytest.fixture

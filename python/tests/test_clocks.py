@@ -149,6 +149,29 @@ def test_a_copy_of_an_old_message_stops_nobody(where, alice):
     broker.close()
 
 
+@pytest.mark.parametrize("offset", [-DAYS, -90.0, 2.0 * DAYS], ids=["from-the-future", "a-little-early", "old"])
+def test_neither_many_messages_out_of_time_nor_copies_of_one_hold_up_those_behind_them(where, alice, bob, offset):
+    """A pause after each of them would be minutes here, and days with 100,000."""
+    kind = AmqpBroker if where[0].startswith("sealed-amqp") else Broker
+    sealing = sealing_of(alice, [alice, bob])
+    broker = kind(where, sealing_of(bob, []))
+    for number in range(150):
+        publish(broker.connection, ["bad", number])
+    raw = broker.take()
+    for _ in range(150):
+        broker.put(copy.deepcopy(raw))
+    broker.close()
+    with connect(where, sealing_of(alice, [])) as sender:
+        publish(sender, ["good"])
+    with (
+        connect(where, sealing) as connection,
+        clock_of(sealing, lambda payload: offset if b"bad" in payload else 0),
+    ):
+        started = time.monotonic()
+        got = payloads(consume(connection, timeout=2, enough=1, seconds=60))
+        assert got == [["good"]], f"after {time.monotonic() - started:.0f} s"
+
+
 def test_a_message_of_a_certificate_that_has_expired_is_put_aside(where, alice):
     old = identity("alice2", nth="alice", start=-2 * DAY, end=-DAY)
     sealing = sealing_of(alice, [alice, old])

@@ -10,7 +10,10 @@
 //! Nobody without a trusted key makes a message from the future, so those are proof that somebody's clock is wrong, and the
 //! signers of the last minute vote whose. Old messages prove nothing: anybody may have kept them, and a queue that nobody
 //! read for a while is full of them. So each counts once, one message in time outweighs them for a minute, and it takes
-//! [`DOUBT`] in a row before they are no longer put aside but sent round, at a pace that finds a message in time among them.
+//! [`DOUBT`] in a row before they are no longer put aside but sent round, until a message in time is found among them.
+//!
+//! What goes back comes again when the rest of its queue was looked at. A pause is due then, and not after each of them: else
+//! anybody who has many such messages, or copies of one, could hold up those that stand behind them.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,10 +27,8 @@ use crate::certificate::Certificate;
 const WINDOW: Duration = Duration::from_secs(60);
 /// So many late messages without one in time between them make this host's clock doubtful.
 const DOUBT: usize = 100;
-/// How long to wait after a message that went back: as long as it takes it to be in time, and no longer than this.
+/// How long to wait when a queue was gone round: as long as it takes the last one to be in time, and no longer than this.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The same for late ones while the clock is in doubt.
-const ROUND: Duration = Duration::from_millis(50);
 /// How often the same complaint is made.
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -78,7 +79,7 @@ impl Evidence {
 pub enum Step {
     /// It is handled.
     Take,
-    /// It goes back to the end of its queue, and nothing else is looked at for so long.
+    /// It goes back to the end of its queue. Once everything that was in the queue went back, nothing is looked at for so long.
     GiveBack(Duration),
     /// It leaves its queue and is kept elsewhere.
     PutAside,
@@ -114,7 +115,7 @@ impl ClockWatch {
             Timing::Early(by) if by <= skew => Step::GiveBack(by.min(PAUSE)),
             _ if behind => Step::GiveBack(PAUSE),
             Timing::InTime => Step::Take,
-            Timing::Late if doubtful => Step::GiveBack(ROUND),
+            Timing::Late if doubtful => Step::GiveBack(PAUSE),
             Timing::Early(_) | Timing::Late => Step::PutAside,
         };
         let complaint = if behind {
@@ -353,14 +354,14 @@ mod tests {
             assert_eq!(late(&mut watch, 0, number), Step::PutAside);
         }
         assert_eq!(late(&mut watch, 0, 7), Step::PutAside, "a copy counts once");
-        assert_eq!(late(&mut watch, 0, 100), Step::GiveBack(ROUND));
-        assert_eq!(late(&mut watch, 500, 7), Step::GiveBack(ROUND));
+        assert_eq!(late(&mut watch, 0, 100), BACK);
+        assert_eq!(late(&mut watch, 500, 7), BACK);
         // One in time, and they are what they look like: old.
         assert_eq!(decide(&mut watch, 501, 2, 0, Timing::InTime), Step::Take);
         for number in 1..200 {
             assert_eq!(late(&mut watch, 561, number), Step::PutAside);
         }
-        assert_eq!(late(&mut watch, 562, 1), Step::GiveBack(ROUND));
+        assert_eq!(late(&mut watch, 562, 1), BACK);
     }
 
     #[test]

@@ -29,7 +29,8 @@ const MAX_LINES: usize = 20;
 /// [interval](Options::reload_interval), every lookup read again what has changed, by the same rules; then what is bad is
 /// left out and said in the log. A file that is gone, or that was replaced by another good one, gives what it gives now. One
 /// that cannot be read, or not all of it, keeps what it gave for the [grace](Options::grace), and is looked at again each
-/// time. While anything is left out, a signer that is not found is [unsettled](Lookup::Unsettled).
+/// time. While anything is left out, a signer that is not found is [unsettled](Lookup::Unsettled). It is so too for five
+/// seconds after a certificate is gone: programs write a file again by removing it first.
 #[derive(Debug)]
 pub struct FsCertStore {
     path: PathBuf,
@@ -343,10 +344,13 @@ fn assemble(path: &Path, shelf: &Shelf, expiry: Expiry) -> (Snapshot, Vec<StoreE
             path: path.to_owned(),
         });
     }
-    let unsettled = match (wrong.split_first(), shelf.shrunk()) {
+    let unsettled = match (wrong.split_first(), shelf.may_return()) {
         (Some((first, [])), _) => Some(first.to_string()),
         (Some((first, more)), _) => Some(format!("{first}, and {} more", more.len())),
-        (None, Some(file)) => Some(format!("{} has just been changed", file.display())),
+        (None, Some(file)) => Some(format!(
+            "{} has just been changed or removed",
+            file.display()
+        )),
         (None, None) => None,
     };
     let snapshot = Snapshot::new(set, unsettled.map(Arc::from));

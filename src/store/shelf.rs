@@ -1,7 +1,8 @@
 //! [`Shelf`]: the files of a store and what each of them gives, looked at again and again.
 //!
 //! One look serves the start and every reload. A file that is gone gives nothing from then on: that is how a signer is taken
-//! out. A file that cannot be read, or not all of it, keeps what it gave for a time and is read at every look until it can be.
+//! out. Its program may be about to write it again (`install`, `rm` and `cp`), so [`Lost`] says for how long nobody can tell.
+//! A file that cannot be read, or not all of it, keeps what it gave for a time and is read at every look until it can be.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,35 @@ pub(super) struct Shelf {
     grace: Duration,
     files: BTreeMap<PathBuf, Entry>,
     away: Option<Away>,
+    lost: Option<Lost>,
+}
+
+type Thumbprint = [u8; 32];
+
+/// Certificates that were there a moment ago and are not there now: taken out, or about to be written again.
+#[derive(Debug)]
+struct Lost {
+    /// A file that one of them was in.
+    file: PathBuf,
+    missing: HashSet<Thumbprint>,
+    /// When the first of them was missed, and when a file changed last.
+    first: Instant,
+    last: Instant,
+    /// At the last look: whether they may still come back.
+    open: bool,
+}
+
+impl Lost {
+    /// After so long without a change, what is not there is not there.
+    const SETTLED: Duration = Duration::from_secs(5);
+    /// So long losses may follow each other. Strangers do not wait for ever where files come and go all the time.
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    fn look(&mut self, now: Instant) -> bool {
+        let quiet = now.saturating_duration_since(self.last) >= Self::SETTLED;
+        self.open = !quiet && now.saturating_duration_since(self.first) < Self::LONGEST;
+        !quiet
+    }
 }
 
 /// Which files there are is not known.
@@ -38,8 +68,8 @@ struct Entry {
     past: Vec<Found>,
     /// What is wrong with it now.
     errors: Vec<StoreError>,
-    /// It lost a certificate when it was last read: whoever writes it may not be done.
-    shrunk: bool,
+    /// What it gave before the last look, and gives no more.
+    lost: Vec<Thumbprint>,
 }
 
 #[derive(Debug)]
@@ -55,32 +85,16 @@ impl Shelf {
             grace,
             files: BTreeMap::new(),
             away: None,
+            lost: None,
         }
     }
 
     /// Looks at the files and reads those that are new, have changed, or are in trouble; with `all` also the others. Whether
     /// it may give something else than before.
     pub(super) fn look(&mut self, now: Instant, all: bool) -> bool {
-        match files::list(&self.path) {
-            Ok(paths) => {
-                let was_away = self.away.take().is_some();
-                let before = self.files.len();
-                let listed: HashSet<&PathBuf> = paths.iter().collect();
-                self.files.retain(|path, _| listed.contains(path));
-                let mut changed = was_away || all || self.files.len() != before;
-                for path in paths {
-                    let entry = self.files.entry(path.clone()).or_default();
-                    match entry.look(&path, now, self.grace, all) {
-                        Seen::Same => {}
-                        Seen::Changed => changed = true,
-                        Seen::Gone => {
-                            self.files.remove(&path);
-                            changed = true;
-                        }
-                    }
-                }
-                changed
-            }
+        let mut lost = Vec::new();
+        let changed = match files::list(&self.path) {
+            Ok(paths) => self.look_at(paths, now, all, &mut lost),
             Err(error) => {
                 let was_away = self.away.as_ref().map(|away| away.until);
                 let until = match error {
@@ -90,11 +104,97 @@ impl Shelf {
                 };
                 self.away = Some(Away { error, until });
                 if until <= now {
-                    self.files.clear();
+                    let files = std::mem::take(&mut self.files).into_iter();
+                    lost.extend(files.flat_map(|(path, entry)| entry.into_lost(path)));
                 }
                 true
             }
+        };
+        self.miss(lost, now) || changed
+    }
+
+    fn look_at(
+        &mut self,
+        paths: Vec<PathBuf>,
+        now: Instant,
+        all: bool,
+        lost: &mut Vec<(PathBuf, Thumbprint)>,
+    ) -> bool {
+        let was_away = self.away.take().is_some();
+        let before = self.files.len();
+        let listed: HashSet<&PathBuf> = paths.iter().collect();
+        self.files.retain(|path, entry| {
+            let stays = listed.contains(path);
+            if !stays {
+                lost.extend(std::mem::take(entry).into_lost(path.clone()));
+            }
+            stays
+        });
+        let mut changed = was_away || self.files.len() != before;
+        for path in paths {
+            let entry = self.files.entry(path.clone()).or_default();
+            match entry.look(&path, now, self.grace, all) {
+                Seen::Same => {}
+                Seen::Changed => {
+                    let missing = std::mem::take(&mut entry.lost);
+                    lost.extend(missing.into_iter().map(|one| (path.clone(), one)));
+                    changed = true;
+                }
+                Seen::Gone => {
+                    let entry = self.files.remove(&path);
+                    lost.extend(
+                        entry
+                            .into_iter()
+                            .flat_map(|entry| entry.into_lost(path.clone())),
+                    );
+                    changed = true;
+                }
+            }
         }
+        if changed && let Some(lost) = &mut self.lost {
+            // Somebody is still writing.
+            lost.last = now;
+        }
+        changed || all
+    }
+
+    /// Takes up what was lost. Whether it is now another question whether something may come back.
+    fn miss(&mut self, mut lost: Vec<(PathBuf, Thumbprint)>, now: Instant) -> bool {
+        if lost.is_empty() && self.lost.is_none() {
+            return false;
+        }
+        let here: HashSet<Thumbprint> = self
+            .found()
+            .chain(self.kept())
+            .map(|one| one.thumbprint)
+            .collect();
+        // What is in another file now was renamed.
+        lost.retain(|(_, thumbprint)| !here.contains(thumbprint));
+        let was_open = self.may_return().is_some();
+        if let Some((file, _)) = lost.last() {
+            let all = self.lost.get_or_insert_with(|| Lost {
+                file: file.clone(),
+                missing: HashSet::new(),
+                first: now,
+                last: now,
+                open: true,
+            });
+            all.file.clone_from(file);
+            all.last = now;
+            all.missing.extend(lost.iter().map(|(_, one)| *one));
+        }
+        let nothing = self.away.is_some() || self.files.is_empty();
+        if let Some(all) = &mut self.lost {
+            if nothing {
+                // Nobody is unknown as long as that lasts. What comes back comes after it.
+                (all.first, all.last) = (now, now);
+            }
+            all.missing.retain(|one| !here.contains(one));
+            if all.missing.is_empty() || !all.look(now) {
+                self.lost = None;
+            }
+        }
+        self.may_return().is_some() != was_open
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -123,10 +223,10 @@ impl Shelf {
         away.chain(self.files.values().flat_map(|entry| &entry.errors))
     }
 
-    /// A file that has lost a certificate, and has not been seen unchanged since.
-    pub(super) fn shrunk(&self) -> Option<&Path> {
-        let shrunk = self.files.iter().find(|(_, entry)| entry.shrunk);
-        shrunk.map(|(path, _)| path.as_path())
+    /// A file that has lost a certificate so lately that it may come back.
+    pub(super) fn may_return(&self) -> Option<&Path> {
+        let lost = self.lost.as_ref().filter(|lost| lost.open);
+        lost.map(|lost| lost.file.as_path())
     }
 }
 
@@ -147,20 +247,28 @@ impl Entry {
             Ok(stamp) => stamp,
             Err(error) => return self.is_in_trouble(path, error, now, grace),
         };
-        if self.stamp.as_ref() == Some(&stamp) {
-            let was_shrunk = std::mem::take(&mut self.shrunk);
-            match (all, was_shrunk) {
-                (false, true) => return Seen::Changed,
-                (false, false) => return Seen::Same,
-                (true, _) => {}
-            }
+        let same = self.stamp.as_ref() == Some(&stamp);
+        if same && !all {
+            return Seen::Same;
         }
         match reading::read(path) {
             Ok(contents) => self.take(contents, stamp, now, grace),
             Err(StoreError::Read { source, .. }) if is_absent(&source) => return Seen::Gone,
             Err(error) => self.keep(Vec::new(), vec![error], now, grace),
         }
-        Seen::Changed
+        if same { Seen::Same } else { Seen::Changed }
+    }
+
+    /// What it gave until now.
+    fn gave(&self) -> impl Iterator<Item = Thumbprint> {
+        let kept = self.kept.iter().flat_map(|kept| &kept.found);
+        self.found.iter().chain(kept).map(|one| one.thumbprint)
+    }
+
+    /// What is lost with it.
+    fn into_lost(self, path: PathBuf) -> impl Iterator<Item = (PathBuf, Thumbprint)> {
+        let lost: Vec<Thumbprint> = self.gave().chain(self.lost.iter().copied()).collect();
+        lost.into_iter().map(move |one| (path.clone(), one))
     }
 
     /// The file is listed and cannot be looked at.
@@ -176,7 +284,11 @@ impl Entry {
                 return Seen::Gone;
             }
             // A link that points nowhere. What it pointed to is gone, as a file that was deleted.
-            *self = Self::default();
+            let lost = self.gave().collect();
+            *self = Self {
+                lost,
+                ..Self::default()
+            };
         }
         self.keep(Vec::new(), vec![read_error(path, error)], now, grace);
         Seen::Changed
@@ -187,9 +299,7 @@ impl Entry {
             return self.keep(contents.found, contents.errors, now, grace);
         }
         let new: HashSet<_> = contents.found.iter().map(|one| one.thumbprint).collect();
-        let kept = self.kept.iter().flat_map(|kept| &kept.found);
-        let mut old = self.found.iter().chain(kept);
-        self.shrunk |= old.any(|old| !new.contains(&old.thumbprint));
+        self.lost = self.gave().filter(|old| !new.contains(old)).collect();
         self.found = contents.found;
         self.kept = None;
         self.past = Vec::new();

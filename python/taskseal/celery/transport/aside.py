@@ -37,6 +37,11 @@ class Aside:
         with self._opened():
             self._put(msg, queue, {name: msg.properties[name] for name in OUTSIDE if msg.properties.get(name) is not None})
 
+    def waiting(self, queue):
+        """How many messages are in a queue and with nobody."""
+        with self._opened():
+            return self._channel.queue_declare(queue, passive=True).message_count
+
     def close(self):
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:

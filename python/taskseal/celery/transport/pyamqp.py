@@ -14,10 +14,12 @@ from ..sealing import CONTENT_TYPE, Bindings, InFlight, PutAside, Unanswered, cu
 from . import frames
 from .aside import Aside
 from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
-from .waiting import Pauses
+from .waiting import Pauses, Rounds
 
 #: For how long nothing is put at the end of a queue after the broker did not let us, in seconds.
 REFUSED = 30.0
+#: How many messages are under way, for the length of a round, where any number may be.
+UNLIMITED = 100
 
 
 class Message(pyamqp.Message):
@@ -41,8 +43,8 @@ class Channel(pyamqp.Channel):
         self._in_flight = InFlight(self.sealing)
         # How often everything was asked back without an answer until now.
         self._recovering = 0
-        # How many messages are under way at most; 0 is any number.
-        self._prefetch = 0
+        # How many messages are under way at most, for the length of a round.
+        self._prefetch = UNLIMITED
         super().__init__(connection, *args, **kwargs)
 
     # --- Out ---
@@ -180,17 +182,28 @@ class Channel(pyamqp.Channel):
             super().basic_ack(tag)
         else:
             super().basic_reject(tag, requeue=True)
-        if moved and error.pause is not None:
-            # It waits for its time, and keeps nothing waiting that comes behind it.
+        if error.pause is not None:
+            # It waits for its time.
             logger.debug("the message goes to the end of the queue %r: %s", queue, error)
-            time.sleep(error.pause)
-            return
-        pauses, said = self.connection.sealed_pauses, ("said", queue)
-        if not pauses.on(said):
-            pauses.begin(said, RETRY)
+        elif self._may_say(queue):
             logger.error("the message stays in the queue %r: %s", queue, error)
-        if self.connection.sealed_pause.due(msg.body, self._prefetch):
-            time.sleep(RETRY)
+        if self.connection.sealed_rounds.over(queue, lambda: self._before(msg, queue, moved)):
+            time.sleep(RETRY if error.pause is None or not moved else error.pause)
+
+    def _before(self, msg, queue, moved):
+        """How many messages come until one that was given back comes again: those that were delivered already, which may be as
+        many as the prefetch count, and those in the queue.
+        """
+        sent_ahead = self._prefetch if "consumer_tag" in msg.delivery_info else 1
+        # What is rejected goes to the head of its queue.
+        return sent_ahead + (self.connection.sealed_aside.waiting(queue) - 1 if moved else 0)
+
+    def _may_say(self, queue):
+        pauses, said = self.connection.sealed_pauses, ("said", queue)
+        due = not pauses.on(said)
+        if due:
+            pauses.begin(said, RETRY)
+        return due
 
     def _moved_to_the_end(self, msg, queue):
         """Puts a copy behind the others of the queue. What is rejected goes back to the head of most queues, where it keeps
@@ -208,7 +221,7 @@ class Channel(pyamqp.Channel):
         return True
 
     def basic_qos(self, prefetch_size, prefetch_count, a_global, *args, **kwargs):
-        self._prefetch = prefetch_count
+        self._prefetch = prefetch_count or UNLIMITED
         return super().basic_qos(prefetch_size, prefetch_count, a_global, *args, **kwargs)
 
     def _refuse(self, error, msg, queue):
@@ -259,27 +272,6 @@ class Channel(pyamqp.Channel):
         super()._do_revive()
 
 
-class Pause:
-    """Says when to wait before messages are tried again of which nothing can be told: once for all that are under way."""
-
-    #: How many messages a round has at most.
-    ROUND = 1000
-
-    def __init__(self):
-        self._round = set()
-
-    def due(self, body, most=0):
-        """Whether to wait, after a message with this body was given back. A round is over when one comes that was given back in
-        it, or after `most` of them.
-        """
-        mark = hash(body)
-        if self._round and mark not in self._round and len(self._round) < (most or self.ROUND):
-            self._round.add(mark)
-            return False
-        self._round = {mark}
-        return True
-
-
 class Connection(pyamqp.Connection):
     """A connection to an AMQP broker whose channels seal."""
 
@@ -290,7 +282,7 @@ class Connection(pyamqp.Connection):
     def __init__(self, host="localhost:5672", *args, sealing=None, ssl=False, **kwargs):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
-        self.sealed_pause = Pause()
+        self.sealed_rounds = Rounds()
         self.sealed_pauses = Pauses()
         if ssl or self.always_tls:
             ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))

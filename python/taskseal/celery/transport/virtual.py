@@ -12,7 +12,7 @@ from ...errors import OpenError
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, Unanswered, current, logger
 from .stored import Frame, garbage, text_of
 from .routing import queues_of
-from .waiting import Pauses, Seldom
+from .waiting import Pauses, Rounds, Seldom
 
 #: What kombu's decoder of stored messages raises for things that are none.
 GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -72,6 +72,8 @@ class ChannelMixin:
         self.sealing = self._rules(connection.client)
         self._in_flight = InFlight(self.sealing)
         self._pauses = Pauses()
+        self._rounds = Rounds()
+        self._seldom_said = Seldom(RETRY)
         self._seldom = Seldom()
         super().__init__(connection, **kwargs)
 
@@ -280,16 +282,19 @@ class ChannelMixin:
             self.sealing.quiet.log(logging.ERROR, "left out", queue, text, queue, error)
             return
         self._give_back(tag, frame, queue)
-        if error.pause is None:
-            self._pauses.begin(queue, RETRY)
+        if error.pause is not None:
+            # It waits for its time, behind the others.
+            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+        elif self._seldom_said.due(queue):
             logger.error("the message stays in the queue %r: %s", queue, error)
-            return
-        # It waits for its time, behind the others.
-        logger.debug("the message goes to the end of the queue %r: %s", queue, error)
-        if error.pause < BREATH:
-            time.sleep(error.pause)
+        if self._rounds.over(queue, lambda: self._size(queue)):
+            self._pause(queue, RETRY if error.pause is None else error.pause)
+
+    def _pause(self, queue, seconds):
+        if seconds < BREATH:
+            time.sleep(seconds)
         else:
-            self._pauses.begin(queue, error.pause)
+            self._pauses.begin(queue, seconds)
 
     # --- Where a message is kept until it is acknowledged, if the broker has such a place ---
 

@@ -20,6 +20,35 @@ class Pauses:
         return until is not None
 
 
+class Rounds:
+    """Says when every message of a queue was given back once: only then it is worth a pause.
+
+    A pause after each of them would let anyone who can copy such messages hold up those that stand behind them.
+    """
+
+    #: How many messages a round has at most.
+    LONGEST = 1000
+
+    def __init__(self):
+        self._left = {}
+
+    def over(self, queue, waiting):
+        """Whether a round is over, after a message was given back. `waiting` says how many are in the queue, and is asked
+        once a round.
+        """
+        left = self._left.pop(queue, None)
+        if left is None:
+            try:
+                left = max(1, min(waiting(), self.LONGEST))
+            except Exception:
+                # Somebody else has to find out what is wrong with the broker, and does so at the next message.
+                left = 1
+        if left <= 1:
+            return True
+        self._left[queue] = left - 1
+        return False
+
+
 class Seldom:
     """Says of each thing whether it is due to be said again, so that a log holds it once in a while."""
 
