@@ -292,6 +292,21 @@ fn an_empty_or_missing_directory_trusts_nobody_and_loses_nothing() {
     place.expect(5, &["a"], None);
 }
 
+/// Its neighbours' names may be what its own means as a pattern.
+#[test]
+fn a_directory_that_is_gone_is_not_a_pattern_for_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, neighbour) = (dir.path().join("store[1]"), dir.path().join("store1"));
+    fs::write(neighbour, pem("neighbour")).unwrap();
+    fs::create_dir(&store).unwrap();
+    fs::write(store.join("a.pem"), pem("a")).unwrap();
+    let opened = FsCertStore::open(&store).unwrap();
+    fs::remove_dir_all(&store).unwrap();
+    let reload = opened.reload();
+    assert!(opened.certificates().is_empty(), "{reload:?}");
+    assert!(matches!(opened.lookup("a 7"), Lookup::Unsettled(_)));
+}
+
 /// The directory is there and cannot be listed now.
 #[cfg(unix)]
 #[test]

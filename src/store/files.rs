@@ -8,15 +8,46 @@ use std::time::SystemTime;
 
 use super::StoreError;
 
-/// The files of a directory, of a pattern, or the one file, in the order of their names.
-///
-/// What is not there is [`StoreError::NotFound`]; what cannot be looked at now is [`StoreError::Read`].
-pub(super) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => list_directory(path),
-        Ok(_) => Ok(vec![path.to_owned()]),
-        Err(error) if is_absent(&error) => list_pattern(path),
-        Err(error) => Err(read_error(path, error)),
+/// Where a store's files are.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// A directory, or a file.
+    Path(PathBuf),
+    /// A pattern.
+    Pattern(String),
+}
+
+impl Place {
+    /// What somebody means by a path. It is decided once: a directory that is gone is not a pattern for its neighbours,
+    /// whatever its name.
+    pub(super) fn of(path: &Path) -> Self {
+        let special = path.to_str().filter(|text| text.contains(['*', '?', '[']));
+        let absent = || std::fs::symlink_metadata(path).is_err_and(|error| is_absent(&error));
+        match special {
+            Some(pattern) if absent() => Self::Pattern(pattern.to_owned()),
+            _ => Self::Path(path.to_owned()),
+        }
+    }
+
+    /// The files, in the order of their names.
+    ///
+    /// # Errors
+    /// What is not there is [`StoreError::NotFound`]; what cannot be looked at now is [`StoreError::Read`].
+    pub(super) fn list(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let path = match self {
+            Self::Path(path) => path,
+            Self::Pattern(pattern) => return list_pattern(pattern),
+        };
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => list_directory(path),
+            Ok(_) => Ok(vec![path.clone()]),
+            // A link that points nowhere is something that somebody believes to be there.
+            Err(error) if is_absent(&error) => match std::fs::symlink_metadata(path) {
+                Ok(_) => Ok(vec![path.clone()]),
+                Err(_) => Err(StoreError::NotFound { path: path.clone() }),
+            },
+            Err(error) => Err(read_error(path, error)),
+        }
     }
 }
 
@@ -46,24 +77,14 @@ fn list_directory(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(files)
 }
 
-fn list_pattern(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let text = path.to_str().filter(|text| text.contains(['*', '?', '[']));
-    let Some(pattern) = text else {
-        // A link that points nowhere is something that somebody believes to be there.
-        return match std::fs::symlink_metadata(path) {
-            Ok(_) => Ok(vec![path.to_owned()]),
-            Err(_) => Err(StoreError::NotFound {
-                path: path.to_owned(),
-            }),
-        };
-    };
+fn list_pattern(pattern: &str) -> Result<Vec<PathBuf>, StoreError> {
     let options = glob::MatchOptions {
         require_literal_leading_dot: true,
         require_literal_separator: true,
         ..glob::MatchOptions::default()
     };
     let paths = glob::glob_with(pattern, options).map_err(|error| StoreError::Pattern {
-        path: path.to_owned(),
+        path: pattern.into(),
         reason: error.msg.to_owned(),
     })?;
     let mut files = Vec::new();

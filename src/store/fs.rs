@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::assembly::{self, Assembly, Expiry};
+use super::files::Place;
 use super::role::Issued;
 use super::shelf::Shelf;
-use super::{CertStore, Lookup, Role, Snapshot, StoreError, files, reading};
+use super::{CertStore, Lookup, Role, Snapshot, StoreError, reading};
 use crate::certificate::Certificate;
 
 /// How often unknown signers make a store look for changes before that is due. Anyone may send messages of unknown signers.
@@ -21,7 +22,8 @@ const MAX_LINES: usize = 20;
 ///
 /// * A **directory**: every file in it but hidden ones. Sub-directories are not entered.
 /// * A **file**: PEM with one or more certificates, or one certificate in DER.
-/// * A **pattern** such as `/etc/taskseal/trusted/*.pem`.
+/// * A **pattern** such as `/etc/taskseal/trusted/*.pem`. A path that is there when the store is opened is not a pattern,
+///   also after it is gone.
 ///
 /// Of a file with a leaf and its chain the leaf alone is a signer: see [`Role`].
 ///
@@ -364,7 +366,8 @@ fn assemble(path: &Path, shelf: &Shelf, expiry: Expiry) -> (Snapshot, Vec<StoreE
 /// # Errors
 /// [`StoreError`] when there is nothing to look at: the path or pattern is bad, or a directory cannot be read.
 pub fn survey(path: impl AsRef<Path>) -> Result<Vec<Surveyed>, StoreError> {
-    let files: Vec<_> = files::list(path.as_ref())?
+    let files: Vec<_> = Place::of(path.as_ref())
+        .list()?
         .into_iter()
         .map(|path| (reading::read(&path), path))
         .collect();

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::StoreError;
-use super::files::{self, Stamp, is_absent, read_error};
+use super::files::{Place, Stamp, is_absent, read_error};
 use super::reading::{self, Contents, Found};
 
 #[derive(Debug)]
 pub(super) struct Shelf {
-    path: PathBuf,
+    place: Place,
     grace: Duration,
     files: BTreeMap<PathBuf, Entry>,
     away: Option<Away>,
@@ -81,7 +81,7 @@ struct Kept {
 impl Shelf {
     pub(super) fn new(path: &Path, grace: Duration) -> Self {
         Self {
-            path: path.to_owned(),
+            place: Place::of(path),
             grace,
             files: BTreeMap::new(),
             away: None,
@@ -93,7 +93,7 @@ impl Shelf {
     /// it may give something else than before.
     pub(super) fn look(&mut self, now: Instant, all: bool) -> bool {
         let mut lost = Vec::new();
-        let changed = match files::list(&self.path) {
+        let changed = match self.place.list() {
             Ok(paths) => self.look_at(paths, now, all, &mut lost),
             Err(error) => {
                 let was_away = self.away.as_ref().map(|away| away.until);
