@@ -8,6 +8,9 @@ module = importlib.import_module(os.environ.get("TEST_APP", "sealed_app"))
 what, *arguments = sys.argv[1:]
 if what == "slow":
     print(module.slow.delay(arguments[0], float(arguments[1])).id)
+elif what == "slow-many":
+    for number in range(int(arguments[0])):
+        module.slow.delay(f"task-{number}", float(arguments[1]))
 elif what == "run":
     print(module.run.delay(arguments[0]).id)
 elif what == "delayed":
