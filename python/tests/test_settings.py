@@ -207,6 +207,17 @@ def test_keys_that_are_an_argument_are_of_the_same_kind(good):
     assert "canary-9f2" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("value", "said"), [
+    (b"canary-9f2", "not of type bytes$"),
+    ([b"canary-9f2"], "not of type list with members of type bytes$"),
+    (["canary-9f2", b"canary-9f2", None], "not of type list with members of type NoneType and bytes and str$"),
+])  # fmt: skip
+def test_an_error_says_what_is_wrong_within_a_list(good, value, said):
+    with pytest.raises(ImproperlyConfigured, match=said) as raised:
+        setup_sealing(application(good, sealing_encryption_keys=value))
+    assert "canary-9f2" not in str(raised.value)
+
+
 def test_the_documentation_has_the_settings_with_their_defaults():
     rows = re.findall(r"^\| `(sealing_\w+)` \| ([^|]+) \|", DOCUMENTATION.read_text(), re.M)
     assert {name for name, _ in rows} == KNOWN == set(KINDS) and len(rows) == len(KNOWN)

@@ -152,7 +152,15 @@ def check_kind(name, value):
     """What a value is, is said; it may be a secret itself."""
     kind, wanted = KINDS.get(name, (None, None))
     if value is not None and kind is not None and not kind(value):
-        raise ImproperlyConfigured(f"{name} is {wanted}, and not of type {type(value).__name__}")
+        raise ImproperlyConfigured(f"{name} is {wanted}, and not {described(value)}")
+
+
+def described(value):
+    """The type of a value, and those of its members, where it has some: never the value."""
+    text = f"of type {type(value).__name__}"
+    if isinstance(value, list | tuple | set) and value:
+        text += " with members of type " + " and ".join(sorted({type(member).__name__ for member in value}))
+    return text
 
 
 def hide():
