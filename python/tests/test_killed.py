@@ -27,12 +27,18 @@ def where(request, tmp_path, alice):
             connection.channel().queue_delete("celery")
         broker = f"sealed-amqp://{address}//"
     made = place(tmp_path, alice, broker, "rpc://", TEST_VISIBILITY="3")
-    return made, address, request.param
+    return made, address
 
 
 def missing(where):
     done = set(where.witness)
     return [number for number in range(COUNT) if f"task-{number} done" not in done]
+
+
+def wait_for_some(where):
+    """Until some more tasks have begun or ended, or all have."""
+    before = len(where.witness)
+    wait_for(lambda: len(where.witness) > before + 3 or not missing(where), 60)
 
 
 def idle(where, seconds=4):
@@ -51,7 +57,7 @@ def all_done(where, workers, seconds=90):
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])
 def test_no_task_is_lost_with_a_worker_that_is_killed(where, pool):
-    where, _, _ = where
+    where, _ = where
     arguments = ("-P", pool, "-c", "2")
     client(where, "send.py", "slow-many", str(COUNT), "0.1")
     workers = [Worker(where, *arguments, name=f"worker{number}") for number in range(2)]
@@ -59,8 +65,7 @@ def test_no_task_is_lost_with_a_worker_that_is_killed(where, pool):
         for number in range(2, 5):
             workers[-2].ready()
             # In the middle of its tasks, with others that it was sent ahead.
-            before = len(where.witness)
-            wait_for(lambda before=before: len(where.witness) > before + 3 or not missing(where), 60)
+            wait_for_some(where)
             workers[-2].kill()
             workers.append(Worker(where, *arguments, name=f"worker{number}"))
         # What the killed ones had is given out again after the visibility timeout of Redis. A worker looks for it when it
@@ -75,15 +80,14 @@ def test_no_task_is_lost_with_a_worker_that_is_killed(where, pool):
 
 
 def test_no_task_is_lost_with_a_child_that_is_killed(where):
-    where, _, _ = where
+    where, _ = where
     client(where, "send.py", "slow-many", str(COUNT), "0.1")
     worker = Worker(where, "-P", "prefork", "-c", "2")
     try:
         worker.ready()
         children = f"/proc/{worker.process.pid}/task/{worker.process.pid}/children"
         for _ in range(3):
-            before = len(where.witness)
-            wait_for(lambda before=before: len(where.witness) > before + 3 or not missing(where), 60)
+            wait_for_some(where)
             with open(children) as pids:
                 victim = pids.read().split()[0]
             with contextlib.suppress(ProcessLookupError):
@@ -96,7 +100,7 @@ def test_no_task_is_lost_with_a_child_that_is_killed(where):
 
 @pytest.mark.parametrize("where", ["redis"], indirect=True)
 def test_no_task_is_lost_with_connections_that_break(where):
-    where, address, _ = where
+    where, address = where
     client(where, "send.py", "slow-many", str(COUNT), "0.05")
     over = threading.Event()
 
@@ -116,6 +120,6 @@ def test_no_task_is_lost_with_connections_that_break(where):
         assert worker.process.poll() is None
     finally:
         over.set()
-        if thread.ident:
+        if thread.is_alive():
             thread.join()
         worker.kill()

@@ -1,7 +1,7 @@
 //! [`Shelf`]: the files of a store and what each of them gives, looked at again and again.
 //!
 //! One look serves the start and every reload. A file that is gone gives nothing from then on: that is how a signer is taken
-//! out. Its program may be about to write it again (`install`, `rm` and `cp`), so [`Lost`] says for how long nobody can tell.
+//! out. It may also be about to be written again (`install`, `rm` and `cp`), so [`Lost`] says for how long nobody can tell.
 //! A file that cannot be read, or not all of it, keeps what it gave for a time and is read at every look until it can be.
 
 use std::collections::{BTreeMap, HashSet};
@@ -105,7 +105,7 @@ impl Shelf {
                 self.away = Some(Away { error, until });
                 if until <= now {
                     let files = std::mem::take(&mut self.files).into_iter();
-                    lost.extend(files.flat_map(|(path, entry)| entry.into_lost(path)));
+                    lost.extend(files.map(|(path, entry)| (path, entry.into_lost())));
                 }
                 true
             }
@@ -118,7 +118,7 @@ impl Shelf {
         paths: Vec<PathBuf>,
         now: Instant,
         all: bool,
-        lost: &mut Vec<(PathBuf, Thumbprint)>,
+        lost: &mut Vec<(PathBuf, Vec<Thumbprint>)>,
     ) -> bool {
         let was_away = self.away.take().is_some();
         let before = self.files.len();
@@ -126,29 +126,24 @@ impl Shelf {
         self.files.retain(|path, entry| {
             let stays = listed.contains(path);
             if !stays {
-                lost.extend(std::mem::take(entry).into_lost(path.clone()));
+                lost.push((path.clone(), std::mem::take(entry).into_lost()));
             }
             stays
         });
         let mut changed = was_away || self.files.len() != before;
         for path in paths {
             let entry = self.files.entry(path.clone()).or_default();
-            match entry.look(&path, now, self.grace, all) {
-                Seen::Same => {}
-                Seen::Changed => {
-                    let missing = std::mem::take(&mut entry.lost);
-                    lost.extend(missing.into_iter().map(|one| (path.clone(), one)));
-                    changed = true;
-                }
-                Seen::Gone => {
-                    let entry = self.files.remove(&path);
-                    lost.extend(
-                        entry
-                            .into_iter()
-                            .flat_map(|entry| entry.into_lost(path.clone())),
-                    );
-                    changed = true;
-                }
+            let seen = entry.look(&path, now, self.grace, all);
+            changed |= !matches!(seen, Seen::Same);
+            let missing = if matches!(seen, Seen::Gone) {
+                let missing = std::mem::take(entry).into_lost();
+                self.files.remove(&path);
+                missing
+            } else {
+                std::mem::take(&mut entry.lost)
+            };
+            if !missing.is_empty() {
+                lost.push((path, missing));
             }
         }
         if changed && let Some(lost) = &mut self.lost {
@@ -159,7 +154,7 @@ impl Shelf {
     }
 
     /// Takes up what was lost. Whether it is now another question whether something may come back.
-    fn miss(&mut self, mut lost: Vec<(PathBuf, Thumbprint)>, now: Instant) -> bool {
+    fn miss(&mut self, lost: Vec<(PathBuf, Vec<Thumbprint>)>, now: Instant) -> bool {
         if lost.is_empty() && self.lost.is_none() {
             return false;
         }
@@ -168,20 +163,23 @@ impl Shelf {
             .chain(self.kept())
             .map(|one| one.thumbprint)
             .collect();
-        // What is in another file now was renamed.
-        lost.retain(|(_, thumbprint)| !here.contains(thumbprint));
         let was_open = self.may_return().is_some();
-        if let Some((file, _)) = lost.last() {
+        for (file, mut missing) in lost {
+            // What is in another file now was renamed.
+            missing.retain(|one| !here.contains(one));
+            if missing.is_empty() {
+                continue;
+            }
             let all = self.lost.get_or_insert_with(|| Lost {
-                file: file.clone(),
+                file: PathBuf::new(),
                 missing: HashSet::new(),
                 first: now,
                 last: now,
                 open: true,
             });
-            all.file.clone_from(file);
+            all.file = file;
             all.last = now;
-            all.missing.extend(lost.iter().map(|(_, one)| *one));
+            all.missing.extend(missing);
         }
         let nothing = self.away.is_some() || self.files.is_empty();
         if let Some(all) = &mut self.lost {
@@ -266,9 +264,8 @@ impl Entry {
     }
 
     /// What is lost with it.
-    fn into_lost(self, path: PathBuf) -> impl Iterator<Item = (PathBuf, Thumbprint)> {
-        let lost: Vec<Thumbprint> = self.gave().chain(self.lost.iter().copied()).collect();
-        lost.into_iter().map(move |one| (path.clone(), one))
+    fn into_lost(self) -> Vec<Thumbprint> {
+        self.gave().chain(self.lost.iter().copied()).collect()
     }
 
     /// The file is listed and cannot be looked at.

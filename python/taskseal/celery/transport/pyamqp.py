@@ -13,8 +13,8 @@ from .. import tls
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, PutAside, Unanswered, current, logger
 from . import frames
 from .aside import Aside
-from .virtual import GARBAGE, OUTSIDE, RETRY, text_of
-from .waiting import Pauses, Rounds
+from .virtual import GARBAGE, OUTSIDE, RETRY, say_returned, text_of
+from .waiting import Pauses, Rounds, Seldom
 
 #: For how long nothing is put at the end of a queue after the broker did not let us, in seconds.
 REFUSED = 30.0
@@ -182,11 +182,7 @@ class Channel(pyamqp.Channel):
             super().basic_ack(tag)
         else:
             super().basic_reject(tag, requeue=True)
-        if error.pause is not None:
-            # It waits for its time.
-            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
-        elif self._may_say(queue):
-            logger.error("the message stays in the queue %r: %s", queue, error)
+        say_returned(error, queue, self.connection.sealed_seldom)
         if self.connection.sealed_rounds.over(queue, lambda: self._before(msg, queue, moved)):
             time.sleep(RETRY if error.pause is None or not moved else error.pause)
 
@@ -197,13 +193,6 @@ class Channel(pyamqp.Channel):
         sent_ahead = self._prefetch if "consumer_tag" in msg.delivery_info else 1
         # What is rejected goes to the head of its queue.
         return sent_ahead + (self.connection.sealed_aside.waiting(queue) - 1 if moved else 0)
-
-    def _may_say(self, queue):
-        pauses, said = self.connection.sealed_pauses, ("said", queue)
-        due = not pauses.on(said)
-        if due:
-            pauses.begin(said, RETRY)
-        return due
 
     def _moved_to_the_end(self, msg, queue):
         """Puts a copy behind the others of the queue. What is rejected goes back to the head of most queues, where it keeps
@@ -283,6 +272,7 @@ class Connection(pyamqp.Connection):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
         self.sealed_rounds = Rounds()
+        self.sealed_seldom = Seldom(RETRY)
         self.sealed_pauses = Pauses()
         if ssl or self.always_tls:
             ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))

@@ -282,11 +282,7 @@ class ChannelMixin:
             self.sealing.quiet.log(logging.ERROR, "left out", queue, text, queue, error)
             return
         self._give_back(tag, frame, queue)
-        if error.pause is not None:
-            # It waits for its time, behind the others.
-            logger.debug("the message goes to the end of the queue %r: %s", queue, error)
-        elif self._seldom_said.due(queue):
-            logger.error("the message stays in the queue %r: %s", queue, error)
+        say_returned(error, queue, self._seldom_said)
         if self._rounds.over(queue, lambda: self._size(queue)):
             self._pause(queue, RETRY if error.pause is None else error.pause)
 
@@ -377,6 +373,15 @@ class ChannelMixin:
         except OpenError as error:
             return self._refuse(error, item, queue)
         self._give_back(None, frame, queue)
+
+
+def say_returned(error, queue, seldom):
+    """Logs that a message went back: what is wrong with us is an error."""
+    if error.pause is not None:
+        # It waits for its time, behind the others.
+        logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+    elif seldom.due(queue):
+        logger.error("the message stays in the queue %r: %s", queue, error)
 
 
 class TransportMixin:
