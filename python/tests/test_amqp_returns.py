@@ -14,7 +14,7 @@ from support.workers import Worker, client, worker
 from support.workers import place as worker_place
 
 from taskseal.celery import transport
-from taskseal.celery.transport import pyamqp
+from taskseal.celery.transport import returns
 from taskseal.celery.transport.waiting import Rounds
 from taskseal.errors import OpenError
 
@@ -73,7 +73,7 @@ def test_a_message_is_back_before_anybody_waits(place, rabbitmq, alice, monkeypa
     with connect(place, sealing) as connection, plain_amqp(rabbitmq) as plain:
         publish(connection)
         opener, sealing.opener = sealing.opener, Away(error)
-        monkeypatch.setattr(pyamqp.time, "sleep", sleep)
+        monkeypatch.setattr(returns.time, "sleep", sleep)
         with connect(place, sealing) as ended, pytest.raises(Ended):
             if way == "consume":
                 ended.default_channel.basic_qos(0, 1, False)
@@ -106,13 +106,13 @@ def test_messages_without_acknowledgement_are_gone_when_they_were_handed_out(pla
 def test_many_messages_are_waited_for_once(place, alice, monkeypatch, caplog):
     """Not once for each: fifty that were sent ahead are back after one wait, and all come when the keys do."""
     slept = []
-    monkeypatch.setattr(pyamqp, "RETRY", 0.2)
+    monkeypatch.setattr(returns, "RETRY", 0.2)
     sealing = sealing_of(alice, [alice])
     with connect(place, sealing) as connection:
         for number in range(50):
             publish(connection, [number])
         opener, sealing.opener = sealing.opener, Away()
-        monkeypatch.setattr(pyamqp.time, "sleep", lambda seconds: (slept.append(seconds), time_sleep(seconds)))
+        monkeypatch.setattr(returns.time, "sleep", lambda seconds: (slept.append(seconds), time_sleep(seconds)))
         assert consume(connection, timeout=0.3, seconds=3) == []
         monkeypatch.undo()
         # Every round is over all of them.
@@ -128,7 +128,7 @@ time_sleep = time.sleep
 
 def test_a_queue_that_counts_what_goes_back_loses_nothing(place, rabbitmq, alice, monkeypatch):
     """Quorum queues drop what went back too often: RabbitMQ 4 after 20 times, unless somebody says otherwise."""
-    monkeypatch.setattr(pyamqp, "RETRY", 0.05)
+    monkeypatch.setattr(returns, "RETRY", 0.05)
     sealing = sealing_of(alice, [alice])
     queue = kombu.Queue("counted", kombu.Exchange("the-exchange", type="direct"), "counted", queue_arguments={
         "x-queue-type": "quorum", "x-delivery-limit": 3})  # fmt: skip
@@ -145,8 +145,8 @@ def test_a_queue_that_counts_what_goes_back_loses_nothing(place, rabbitmq, alice
 
 
 def test_what_waits_keeps_nothing_waiting(place, rabbitmq, alice, monkeypatch):
-    """Messages that cannot be told of are behind the others then, and keep what the broker looks at."""
-    monkeypatch.setattr(pyamqp, "RETRY", 0.05)
+    """Messages that cannot be told of are behind the others then, without a priority that would bring them to the head again."""
+    monkeypatch.setattr(returns, "RETRY", 0.05)
     sealing = sealing_of(alice, [alice])
     got = []
     with connect(place, sealing) as connection, plain_amqp(rabbitmq) as plain:
@@ -163,8 +163,8 @@ def test_what_waits_keeps_nothing_waiting(place, rabbitmq, alice, monkeypatch):
         assert sorted(got) == [["good", number] for number in range(5)]
         connection.release()
         message = wait_for(lambda: plain.channel(1).basic_get("tasks"), 10)
-        outside = {name: message.properties[name] for name in ("priority", "expiration", "delivery_mode")}
-        assert outside == {"priority": 4, "expiration": "3600000", "delivery_mode": 2}
+        outside = {name: message.properties.get(name) for name in ("priority", "expiration", "delivery_mode")}
+        assert outside == {"priority": None, "expiration": "3600000", "delivery_mode": 2}
     assert not sealing.refusals
 
 
@@ -187,14 +187,14 @@ class AllBut:
 
 
 def test_without_the_right_to_publish_a_message_goes_back_all_the_same(place, alice, monkeypatch):
-    monkeypatch.setattr(pyamqp, "RETRY", 0.05)
+    monkeypatch.setattr(returns, "RETRY", 0.05)
     sealing, tried = sealing_of(alice, [alice]), []
 
     def put(self, msg, queue):
         tried.append(queue)
         raise amqp.AccessRefused("no write access")
 
-    monkeypatch.setattr(pyamqp.Aside, "put", put)
+    monkeypatch.setattr(returns.Aside, "put", put)
     with connect(place, sealing) as connection:
         publish(connection)
         opener, sealing.opener = sealing.opener, Away()

@@ -172,6 +172,40 @@ def test_neither_many_messages_out_of_time_nor_copies_of_one_hold_up_those_behin
         assert got == [["good"]], f"after {time.monotonic() - started:.0f} s"
 
 
+@pytest.mark.parametrize("where", ["redis", "amqp"], indirect=True)
+@pytest.mark.parametrize("offset", [-DAYS, 2.0 * DAYS], ids=["from-the-future", "old"])
+def test_messages_out_of_time_hide_none_of_a_lower_priority(where, alice, bob, offset):
+    """A broker gives out the highest priority first. What goes round there would be all that ever comes."""
+    over_amqp = where[0].startswith("sealed-amqp")
+    first, last = (9, 0) if over_amqp else (0, 9)
+    queue = tasks()
+    queue.queue_arguments = {"x-max-priority": 9} if over_amqp else None
+    sealing = sealing_of(alice, [alice, bob])
+    with connect(where, sealing_of(bob, [])) as sender:
+        for number in range(120):
+            publish(sender, ["bad", number], queue, priority=first)
+    with connect(where, sealing_of(alice, [])) as sender:
+        publish(sender, ["good"], queue, priority=last)
+    with (
+        connect(where, sealing) as connection,
+        clock_of(sealing, lambda payload: offset if b"bad" in payload else 0),
+    ):
+        got = consume(connection, queue, timeout=2, enough=1, seconds=30, prefetch_count=8)
+        assert payloads(got) == [["good"]]
+
+
+@pytest.mark.parametrize("where", ["redis"], indirect=True)
+def test_a_message_that_goes_back_keeps_its_priority(where, alice):
+    sealing = sealing_of(alice, [alice])
+    with connect(where, sealing) as connection:
+        publish(connection, ["first"], priority=0)
+        publish(connection, ["last"], priority=9)
+        with clock_of(sealing, -DAYS / 2):
+            assert consume(connection, timeout=1, enough=1, seconds=3) == []
+        time.sleep(1.1)
+        assert payloads(consume(connection, timeout=2, enough=2, seconds=60)) == [["first"], ["last"]]
+
+
 def test_a_message_of_a_certificate_that_has_expired_is_put_aside(where, alice):
     old = identity("alice2", nth="alice", start=-2 * DAY, end=-DAY)
     sealing = sealing_of(alice, [alice, old])

@@ -15,15 +15,16 @@ from ..errors import OpenError, TasksealError
 from . import forms
 from .refusals import TIME, Refusals, logger
 from .sealing import NOT_NOW, Unanswered
+from .transport.waiting import RETRY, Rounds, Seldom, say_returned
+
+#: How many messages a transport may have sent ahead of which nothing is known.
+AHEAD = 10
 
 #: The content type of a signed body.
 SIGNED = "application/data"
 
 #: Content types whose decoders need keys begin with it.
 ENCRYPTED = "application/x-fernet-"
-
-#: How long a worker waits when it has given back a message of which nothing could be told, in seconds.
-RETRY = 1.0
 
 #: What the setting ``worker_consumer`` becomes.
 GUARDED = "taskseal.celery.worker:consumer"
@@ -129,12 +130,29 @@ class Guard:
 
 
 def give_back(message, error):
-    """Returns a message to its queue, and waits before the next one is looked at."""
+    """Returns a message to its queue, behind the others where that is possible. Waits when all of them went back once."""
+    error = root(error)
     if is_broadcast(message):
-        return logger.error("%s is left out, as it cannot be given back: %s", where(message), root(error))
+        return logger.error("%s is left out, as it cannot be given back: %s", where(message), error)
+    if not isinstance(error, Unanswered):
+        error = Unanswered(str(error))
+    leave = getattr(message.channel, "leave", None)
+    if leave is not None:
+        return leave(message, error)
+    # A transport that is not guarded.
     message.requeue()
-    logger.error("%s stays in its queue: %s", where(message), root(error))
-    time.sleep(RETRY)
+    say_returned(error, routing_key(message), _seldom)
+    if _rounds.over("", lambda: length(message)):
+        time.sleep(RETRY)
+
+
+_rounds, _seldom = Rounds(), Seldom(RETRY)
+
+
+def length(message):
+    """How many messages a transport that is not guarded hands out until one that was given back comes again, as far as known."""
+    size = getattr(message.channel, "_size", None)
+    return size(routing_key(message)) if size is not None else AHEAD
 
 
 def is_broadcast(message):
@@ -144,8 +162,12 @@ def is_broadcast(message):
 
 
 def where(message):
+    return f"message from the queue {routing_key(message)!r}"
+
+
+def routing_key(message):
     info = message.delivery_info if isinstance(message.delivery_info, dict) else {}
-    return f"message from the queue {str(info.get('routing_key'))[:120]!r}"
+    return str(info.get("routing_key"))[:120]
 
 
 def chain(error):

@@ -73,7 +73,7 @@ def publish(connection, body=BODY, queue=None, **options):
     producer.publish(body, exchange=queue.exchange, routing_key=queue.routing_key, declare=[queue], **options)
 
 
-def consume(connection, queue=None, *, no_ack=False, timeout=1.0, ack=True, enough=100, seconds=60):
+def consume(connection, queue=None, *, no_ack=False, timeout=1.0, ack=True, enough=100, seconds=60, **options):
     """Everything that comes: until nothing comes any more for a time, or `seconds` are over."""
     got = []
     end = time.monotonic() + seconds
@@ -89,7 +89,7 @@ def consume(connection, queue=None, *, no_ack=False, timeout=1.0, ack=True, enou
     if own.transport.driver_type == "amqp":
         # What another connection sent may be on its way.
         timeout = max(timeout, 0.7)
-    with own.Consumer([queue or tasks()], on_message=on_message, no_ack=no_ack, accept=["json"]):
+    with own.Consumer([queue or tasks()], on_message=on_message, no_ack=no_ack, accept=["json"], **options):
         while len(got) < enough and time.monotonic() < end:
             try:
                 own.drain_events(timeout=timeout)

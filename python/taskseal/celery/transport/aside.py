@@ -1,11 +1,10 @@
-"""Sealed messages that are put into another queue of AMQP, or behind the others of their own, as they are."""
+"""Messages that are put into another queue of AMQP, or behind the others of their own, as they are."""
 
 import contextlib
 
 import amqp
 
 from ..sealing import CONTENT_TYPE
-from .virtual import OUTSIDE
 
 #: How long to wait until the broker says that it has a message, in seconds.
 PATIENCE = 5.0
@@ -30,12 +29,13 @@ class Aside:
                 self._declare(queue, most)
                 self._declared.add(queue)
             # It does not expire there.
-            self._put(msg, queue, {})
+            self._put(msg.body, queue, {"content_type": CONTENT_TYPE, "content_encoding": "utf-8"})
 
     def put(self, msg, queue):
-        """Puts it behind the others of a queue."""
+        """Puts it behind the others of a queue. It has no priority there, with which it would be delivered first again."""
+        properties = {name: value for name, value in msg.properties.items() if name != "priority"}
         with self._opened():
-            self._put(msg, queue, {name: msg.properties[name] for name in OUTSIDE if msg.properties.get(name) is not None})
+            self._put(msg.body, queue, properties)
 
     def waiting(self, queue):
         """How many messages are in a queue and with nobody."""
@@ -71,7 +71,7 @@ class Aside:
             self._channel = self._connection.channel()
             self._channel.queue_declare(queue, passive=True)
 
-    def _put(self, msg, queue, outside):
-        message = amqp.Message(msg.body, content_type=CONTENT_TYPE, content_encoding="utf-8", **{"delivery_mode": 2, **outside})
+    def _put(self, body, queue, properties):
+        message = amqp.Message(body, **{"delivery_mode": 2, **properties})
         # Whatever cannot be routed comes back and raises.
         self._channel.basic_publish(message, "", queue, mandatory=True, confirm_timeout=PATIENCE)

@@ -26,6 +26,7 @@ from ..guard import SIGNED, is_not_now, reason_of, root
 from ..refusals import Refusals
 from ..sealing import Unanswered
 from . import frames, virtual
+from .returns import Returns, ReturnsMixin
 from .stored import Frame, parsed, stored
 from .virtual import Delivery, TransportMixin
 
@@ -268,8 +269,18 @@ def readable_header(buf):
     return frames.header(buf, 2**64 - 1)[0]
 
 
-class AMQPChannel(pyamqp.Channel):
+class AMQPMessage(pyamqp.Message):
+    """A message from AMQP, with what it was made of: somebody may put its payload in place of the body."""
+
+    def __init__(self, msg, channel=None, **kwargs):
+        super().__init__(msg, channel=channel, **kwargs)
+        self.raw = msg
+
+
+class AMQPChannel(ReturnsMixin, pyamqp.Channel):
     """A channel to an AMQP broker that leaves out what is not signed where nothing is acknowledged."""
+
+    Message = AMQPMessage
 
     def basic_consume(self, queue="", *args, no_ack=False, callback=None, **kwargs):
         def deliver(msg):
@@ -291,7 +302,12 @@ class AMQPConnection(pyamqp.Connection):
     Channel = AMQPChannel
 
     def __init__(self, *args, **kwargs):
+        self.returns = Returns(*args, **kwargs)
         super().__init__(*args, frame_handler=reader, **kwargs)
+
+    def collect(self):
+        self.returns.aside.close()
+        super().collect()
 
 
 class AMQPTransport(pyamqp.Transport):

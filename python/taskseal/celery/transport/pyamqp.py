@@ -12,14 +12,8 @@ from ...errors import OpenError
 from .. import tls
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, PutAside, Unanswered, current, logger
 from . import frames
-from .aside import Aside
-from .virtual import GARBAGE, OUTSIDE, RETRY, say_returned, text_of
-from .waiting import Pauses, Rounds, Seldom
-
-#: For how long nothing is put at the end of a queue after the broker did not let us, in seconds.
-REFUSED = 30.0
-#: How many messages are under way, for the length of a round, where any number may be.
-UNLIMITED = 100
+from .returns import Returns, ReturnsMixin
+from .virtual import GARBAGE, OUTSIDE, text_of
 
 
 class Message(pyamqp.Message):
@@ -33,7 +27,7 @@ class Message(pyamqp.Message):
             self.errors.append((type(error), error, None))
 
 
-class Channel(pyamqp.Channel):
+class Channel(ReturnsMixin, pyamqp.Channel):
     """A channel to an AMQP broker that seals."""
 
     Message = Message
@@ -43,8 +37,6 @@ class Channel(pyamqp.Channel):
         self._in_flight = InFlight(self.sealing)
         # How often everything was asked back without an answer until now.
         self._recovering = 0
-        # How many messages are under way at most, for the length of a round.
-        self._prefetch = UNLIMITED
         super().__init__(connection, *args, **kwargs)
 
     # --- Out ---
@@ -172,46 +164,10 @@ class Channel(pyamqp.Channel):
         return known
 
     def _leave(self, error, msg, queue, no_ack):
-        """Gives a message back: it is neither lost nor handled unchecked. Then waits, and not before: another worker may be
-        able to tell, and this one may end.
-        """
-        tag = msg.delivery_info["delivery_tag"]
+        """Gives a message back: it is neither lost nor handled unchecked."""
         # Queues of what nobody acknowledges are short, and often nobody else's.
-        moved = (error.pause is not None or not no_ack) and self._moved_to_the_end(msg, queue)
-        if moved:
-            super().basic_ack(tag)
-        else:
-            super().basic_reject(tag, requeue=True)
-        say_returned(error, queue, self.connection.sealed_seldom)
-        if self.connection.sealed_rounds.over(queue, lambda: self._before(msg, queue, moved)):
-            time.sleep(RETRY if error.pause is None or not moved else error.pause)
-
-    def _before(self, msg, queue, moved):
-        """How many messages come until one that was given back comes again: those that were delivered already, which may be as
-        many as the prefetch count, and those in the queue.
-        """
-        sent_ahead = self._prefetch if "consumer_tag" in msg.delivery_info else 1
-        # What is rejected goes to the head of its queue.
-        return sent_ahead + (self.connection.sealed_aside.waiting(queue) - 1 if moved else 0)
-
-    def _moved_to_the_end(self, msg, queue):
-        """Puts a copy behind the others of the queue. What is rejected goes back to the head of most queues, where it keeps
-        others waiting, and quorum queues drop what was rejected too often.
-        """
-        pauses = self.connection.sealed_pauses
-        if pauses.on("aside"):
-            return False
-        try:
-            self.connection.sealed_aside.put(msg, queue)
-        except Exception as error:
-            pauses.begin("aside", REFUSED)
-            logger.error("a message cannot be put at the end of the queue %r: %s", queue, error)
-            return False
-        return True
-
-    def basic_qos(self, prefetch_size, prefetch_count, a_global, *args, **kwargs):
-        self._prefetch = prefetch_count or UNLIMITED
-        return super().basic_qos(prefetch_size, prefetch_count, a_global, *args, **kwargs)
+        to_the_end = error.pause is not None or not no_ack
+        self.connection.returns.give_back(self, msg, queue, error, to_the_end=to_the_end)
 
     def _refuse(self, error, msg, queue):
         tag = msg.delivery_info["delivery_tag"]
@@ -219,7 +175,7 @@ class Channel(pyamqp.Channel):
         if aside:
             place = self.sealing.dead_letter_queue
             try:
-                self.connection.sealed_aside.keep(msg, place, self.sealing.dead_letter_max)
+                self.connection.returns.aside.keep(msg, place, self.sealing.dead_letter_max)
             except Exception as failure:
                 raise Unanswered(f"it cannot be put into the queue {place!r} ({failure}): {error}") from failure
         self.sealing.refuse(error, f"message from the queue {queue!r}")
@@ -228,6 +184,10 @@ class Channel(pyamqp.Channel):
         else:
             super().basic_ack(tag)
         return False
+
+    def leave(self, message, error):
+        self._in_flight.end(message.delivery_tag, handled=False)
+        super().leave(message, error)
 
     # --- Acknowledgements ---
 
@@ -271,17 +231,14 @@ class Connection(pyamqp.Connection):
     def __init__(self, host="localhost:5672", *args, sealing=None, ssl=False, **kwargs):
         self.sealing = current({"sealing": sealing})
         self.sealed_bindings = Bindings()
-        self.sealed_rounds = Rounds()
-        self.sealed_seldom = Seldom(RETRY)
-        self.sealed_pauses = Pauses()
         if ssl or self.always_tls:
             ssl = tls.for_amqp(ssl or True, host.rpartition(":")[0].strip("[]"))
-        self.sealed_aside = Aside(host, *args, ssl=ssl, **kwargs)
+        self.returns = Returns(host, *args, ssl=ssl, **kwargs)
         kwargs["frame_handler"] = frames.reader(self.sealing.max_len)
         super().__init__(host, *args, ssl=ssl, **kwargs)
 
     def collect(self):
-        self.sealed_aside.close()
+        self.returns.aside.close()
         super().collect()
 
 

@@ -88,22 +88,26 @@ class QoS(redis.QoS):
     def restore_by_tag(self, tag, client=None, leftmost=False, redelivered=True, known=None):
         """Puts it back into its queue; whether nothing is left to do. It is there or kept, at any moment."""
         entry = None
+        known = known or self._known(tag)
         with self.channel.guarded(self._kinds) as guard, self.channel.conn_or_acquire(client) as client:
             entry = client.hget(self.unacked_key, tag)
         if entry is not None:
-            return self._move(tag, entry, client, leftmost, redelivered)
-        if guard.error:
-            # What was kept is gone with the key. The frame and the queue may be known here.
-            message = self._delivered.get(tag) if tag not in self._dirty else None
-            known = known or (message and (message.frame, message.queue))
-            if known:
-                self.channel._give_back(None, *known)
+            return self._move(tag, entry, client, leftmost, redelivered, known)
+        if guard.error and known:
+            # What was kept is gone with the key.
+            self.channel._give_back(None, *known)
         self.let_go(tag)
         return True
 
-    def _move(self, tag, entry, client, leftmost, redelivered):
+    def _known(self, tag):
+        """The frame and the queue of a message that was handed out here, or None."""
+        message = self._delivered.get(tag) if tag not in self._dirty else None
+        return (message.frame, message.queue) if message is not None and message.frame else None
+
+    def _move(self, tag, entry, client, leftmost, redelivered, known):
+        """Moves it. What is known here goes before what is written in the entry."""
         try:
-            key, message = self.channel.placed(entry, redelivered)
+            key, message = self.channel.made(*known, redelivered) if known else self.channel.placed(entry, redelivered)
         except OpenError as error:
             self.channel._refuse(error, entry, self.unacked_key)
             self.let_go(tag)
@@ -203,9 +207,9 @@ class Channel(ChannelMixin, redis.Channel):
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
-        read = [queue for queue in queues if not self._pauses.on(queue)] if self._has_homes() else []
+        read = queues if self._has_homes() else []
         keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in read]
-        keys = [key for key in keys if not self._odd.on(key)]
+        keys = [key for key in keys if not self._odd.on(key) and not self._pauses.on(key)]
         timeout = timeout or getattr(self, "brpop_timeout", 1) or 0
         if len(keys) < len(queues) * len(self.priority_steps):
             # What is left alone now is to be looked at again.
@@ -252,8 +256,8 @@ class Channel(ChannelMixin, redis.Channel):
             getattr(self, "_flush_brpop_reauth", bool)()
         if guard.error and not any(map(self._odd.on, self._lists())):
             # Somebody changes them back and forth.
-            for queue in self.active_queues:
-                self._pauses.begin(queue, RETRY)
+            for key in self._lists():
+                self._pauses.begin(key, RETRY)
         if not popped:
             raise Empty()
         return popped
@@ -294,6 +298,8 @@ class Channel(ChannelMixin, redis.Channel):
         with self.conn_or_acquire() as client:
             try:
                 for key in self._lists_of(queue):
+                    if self._pauses.on(key):
+                        continue
                     item = None
                     with self.guarded({key: "list"}):
                         item = client.rpop(key)
@@ -362,12 +368,18 @@ class Channel(ChannelMixin, redis.Channel):
         item, exchange, routing_key = entry
         try:
             queue = self._queue_of(exchange, routing_key)
-            message = self._again(item, queue, redelivered)
-            key = self._q_for_pri(queue, self._get_message_priority(message))
-            key.encode()
-            return key, dumps(message)
+            return self._list_of(queue, self._again(item, queue, redelivered))
         except (ValueError, TypeError, RecursionError) as error:
             raise OpenError(f"it is no entry of the unacknowledged: {type(error).__name__}", reason="malformed") from None
+
+    def made(self, frame, queue, redelivered):
+        """The same for a frame that is known."""
+        return self._list_of(queue, frame.stored(queue, redelivered=redelivered))
+
+    def _list_of(self, queue, message):
+        key = self._q_for_pri(queue, self._get_message_priority(message))
+        key.encode()
+        return key, dumps(message)
 
     def _queue_of(self, exchange, routing_key):
         queues = []
@@ -410,6 +422,16 @@ class Channel(ChannelMixin, redis.Channel):
     def _delete(self, queue, exchange, *args, **kwargs):
         with self.guarded(partial(self._tables_of, exchange)):
             super()._delete(queue, exchange, *args, **kwargs)
+
+    def _round(self, frame, queue):
+        # Each list of a queue goes round for itself: one that is always read first would hide the others.
+        key = self._q_for_pri(queue, frame.priority)
+
+        def length():
+            with self.conn_or_acquire() as client:
+                return client.llen(key)
+
+        return key, length
 
     def _size(self, queue):
         return self._counted(queue, lambda pipe, key: pipe.llen(key))

@@ -12,17 +12,13 @@ from ...errors import OpenError
 from ..sealing import CONTENT_TYPE, Bindings, InFlight, Repeated, Unanswered, current, logger
 from .stored import Frame, garbage, text_of
 from .routing import queues_of
-from .waiting import Pauses, Rounds, Seldom
+from .waiting import RETRY, Pauses, Rounds, Seldom, say_returned
 
 #: What kombu's decoder of stored messages raises for things that are none.
 GARBAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 #: Properties that the broker needs, of an inner message. Everything else goes inside alone.
 OUTSIDE = ("priority", "delivery_mode", "expiration")
-
-#: How long a queue waits when nothing could be told of one of its messages, in seconds.
-RETRY = 1.0
-
 
 #: Shorter than this a pause is not worth an event loop's while, in seconds.
 BREATH = 0.1
@@ -282,15 +278,28 @@ class ChannelMixin:
             self.sealing.quiet.log(logging.ERROR, "left out", queue, text, queue, error)
             return
         self._give_back(tag, frame, queue)
-        say_returned(error, queue, self._seldom_said)
-        if self._rounds.over(queue, lambda: self._size(queue)):
-            self._pause(queue, RETRY if error.pause is None else error.pause)
+        self._left(frame, queue, error)
 
-    def _pause(self, queue, seconds):
+    def leave(self, message, error):
+        """The same for a message that was handed out."""
+        message.requeue()
+        self._left(message.frame, message.queue, error)
+
+    def _left(self, frame, queue, error):
+        say_returned(error, queue, self._seldom_said)
+        name, length = self._round(frame, queue)
+        if self._rounds.over(name, length):
+            self._pause(name, RETRY if error.pause is None else error.pause)
+
+    def _round(self, frame, queue):
+        """The name of what a message goes round in, and how many are in it."""
+        return queue, lambda: self._size(queue)
+
+    def _pause(self, name, seconds):
         if seconds < BREATH:
             time.sleep(seconds)
         else:
-            self._pauses.begin(queue, seconds)
+            self._pauses.begin(name, seconds)
 
     # --- Where a message is kept until it is acknowledged, if the broker has such a place ---
 
@@ -373,15 +382,6 @@ class ChannelMixin:
         except OpenError as error:
             return self._refuse(error, item, queue)
         self._give_back(None, frame, queue)
-
-
-def say_returned(error, queue, seldom):
-    """Logs that a message went back: what is wrong with us is an error."""
-    if error.pause is not None:
-        # It waits for its time, behind the others.
-        logger.debug("the message goes to the end of the queue %r: %s", queue, error)
-    elif seldom.due(queue):
-        logger.error("the message stays in the queue %r: %s", queue, error)
 
 
 class TransportMixin:

@@ -2,6 +2,11 @@
 
 import time
 
+from ..refusals import logger
+
+#: How long a queue waits when nothing could be told of its messages, in seconds.
+RETRY = 1.0
+
 
 class Pauses:
     """Queues or keys that are not read until their time has come."""
@@ -68,3 +73,12 @@ class Seldom:
                 self._said.clear()
         self._said[what] = now + self._seconds
         return True
+
+
+def say_returned(error, queue, seldom):
+    """Logs that a message went back: what is wrong with us is an error."""
+    if error.pause is not None:
+        # It waits for its time, behind the others.
+        logger.debug("the message goes to the end of the queue %r: %s", queue, error)
+    elif seldom.due(queue):
+        logger.error("the message stays in the queue %r: %s", queue, error)
