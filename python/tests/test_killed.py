@@ -3,11 +3,12 @@
 import contextlib
 import os
 import signal
-import threading
 import time
+from dataclasses import replace
 
 import pytest
 import redis as redis_py
+from support.proxy import Proxy
 from support.servers import wait_for
 from support.transports import client as redis_client
 from support.transports import plain_amqp
@@ -117,28 +118,24 @@ def test_no_task_is_lost_with_a_child_that_is_killed(where):
         worker.kill()
 
 
-@pytest.mark.parametrize("where", ["redis"], indirect=True)
 def test_no_task_is_lost_with_connections_that_break(where):
-    where, address = where
-    client(where, "send.py", "slow-many", str(COUNT), "0.05")
-    over = threading.Event()
-
-    def breaker():
-        with contextlib.closing(redis_client(address)) as admin:
-            while not over.wait(0.5):
-                admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-
-    thread = threading.Thread(target=breaker)
-    worker = Worker(where, "-P", "prefork", "-c", "2")
+    where, redis = where
+    client(where, "send.py", "slow-many", str(COUNT), "0.3")
+    scheme, _, rest = where.environment["TEST_BROKER"].partition("://")
+    login, at, rest = rest.rpartition("@")
+    address, slash, path = rest.partition("/")
+    proxy = Proxy(address)
+    behind = replace(where, environment={**where.environment,
+                                         "TEST_BROKER": f"{scheme}://{login}{at}{proxy.address}{slash}{path}"})  # fmt: skip
+    worker = Worker(behind, "-P", "prefork", "-c", "2")
     try:
         worker.ready()
-        thread.start()
-        time.sleep(6)
-        over.set()
+        for _ in range(8):
+            with nothing_given_out(redis):
+                proxy.cut()
+            time.sleep(0.3)
         all_done(where, [worker])
-        assert worker.process.poll() is None
+        assert proxy.cuts >= 8 and worker.process.poll() is None
     finally:
-        over.set()
-        if thread.is_alive():
-            thread.join()
         worker.kill()
+        proxy.close()
