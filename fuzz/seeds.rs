@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::{Salt, Scheme};
 use taskseal::{Certificate, Envelope, Format, Sealer, SoftwareKey, SoftwareSigner};
 

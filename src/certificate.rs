@@ -1,11 +1,11 @@
 //! [`Certificate`]: an X.509 certificate with an RSA key, and Celery's name for it.
 
 mod asn1;
+mod error;
 pub(crate) mod extensions;
 mod fields;
-pub mod issue;
 mod link;
-mod name;
+pub(crate) mod name;
 mod pem;
 mod validity;
 
@@ -16,15 +16,18 @@ use std::time::SystemTime;
 
 use num_bigint::BigInt;
 
+pub use self::error::CertificateError;
+use self::error::{MAX_LEN, MAX_SERIAL_LEN};
 use self::fields::Fields;
 pub(crate) use self::link::{Link, NameHash};
 pub use self::name::rfc4514::NameError;
 pub(crate) use self::pem::entries;
 pub use self::validity::rfc3339;
-use crate::error::{ErrorClass, Untrusted};
+use crate::error::ErrorClass;
+use crate::hex::hex;
 pub use crate::pem::PemError;
 use crate::pss::{Digest, Scheme};
-use crate::public_key::{PublicKey, PublicKeyError};
+use crate::public_key::PublicKey;
 
 /// An X.509 certificate (RFC 5280) with an RSA key.
 ///
@@ -68,9 +71,9 @@ struct Encoded {
 
 impl Certificate {
     /// The largest certificate that is read, in bytes of DER.
-    pub const MAX_LEN: usize = 64 * 1024;
+    pub const MAX_LEN: usize = MAX_LEN;
     /// The longest serial number that is read, in bytes. RFC 5280 allows 20; stock Celery gives up at some 1,785.
-    pub const MAX_SERIAL_LEN: usize = 1024;
+    pub const MAX_SERIAL_LEN: usize = MAX_SERIAL_LEN;
 
     /// Reads one DER certificate; nothing may follow it.
     ///
@@ -340,88 +343,7 @@ impl BadSignature {
     }
 }
 
-/// Bytes that are no certificate that can be used here.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertificateError {
-    /// No `CERTIFICATE` section in the PEM text.
-    #[error("there is no certificate in it (no \"-----BEGIN CERTIFICATE-----\")")]
-    NoCertificate,
-    /// The PEM text is damaged.
-    #[error("the PEM text is damaged: {0}")]
-    Pem(#[source] PemError),
-    /// A PEM section that holds certificates, or whose label says so, is of a kind that is not read.
-    #[error(
-        "a PEM section {label} is not read; make it CERTIFICATE with `openssl x509` or `openssl pkcs7 -print_certs`"
-    )]
-    Label {
-        /// Its label.
-        label: Untrusted,
-    },
-    /// A `TRUSTED CERTIFICATE` of OpenSSL's that is marked as rejected for a purpose.
-    #[error("the certificate is marked as rejected (openssl x509 -addreject)")]
-    Rejected,
-    /// The bytes are no certificate in DER.
-    #[error("the certificate is damaged: its {part} cannot be read")]
-    Damaged {
-        /// Which part of it.
-        part: &'static str,
-    },
-    /// More than [`Certificate::MAX_LEN`].
-    #[error(
-        "a certificate of {len} bytes is refused; {} are read",
-        Certificate::MAX_LEN
-    )]
-    TooLarge {
-        /// Its length, in bytes.
-        len: usize,
-    },
-    /// A serial number of more than [`Certificate::MAX_SERIAL_LEN`].
-    #[error(
-        "a serial number of {len} bytes is refused; {} are read",
-        Certificate::MAX_SERIAL_LEN
-    )]
-    SerialNumber {
-        /// Its length, in bytes.
-        len: usize,
-    },
-    /// The key cannot be used: not RSA, or absurd.
-    #[error("the certificate's key cannot be used: {0}")]
-    Key(#[from] PublicKeyError),
-    /// An attribute of the issuer is no text, so Celery cannot make an id of it either.
-    #[error("the issuer's attribute {attribute} is no text, so the certificate has no signer id")]
-    IssuerAttribute {
-        /// OID of the attribute.
-        attribute: String,
-    },
-    /// A multi-valued RDN of the issuer is not in DER's order, so that its text would be ambiguous.
-    #[error("the issuer's name is not encoded as DER asks for (the order within an RDN)")]
-    IssuerNotDer,
-    /// The extension for the key usage, or for the extended one, is damaged or present twice.
-    #[error("the certificate's key usage extension is damaged")]
-    KeyUsage,
-}
-
-impl CertificateError {
-    /// Always [`ErrorClass::Permanent`].
-    #[must_use]
-    pub const fn class(&self) -> ErrorClass {
-        ErrorClass::Permanent
-    }
-}
-
 /// DER certificates start with a SEQUENCE of a long-form length; PEM is text.
 pub(crate) fn looks_like_der(bytes: &[u8]) -> bool {
     matches!(bytes, [0x30, 0x80..=0xff, ..])
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }

@@ -1,30 +1,12 @@
 //! What can go wrong, and what a caller may do about it.
 //!
-//! Each boundary has an error type of its own, next to the code that raises it ([`CertificateError`],
-//! [`StoreError`], [`SignError`], [`EnvelopeError`], [`SealError`], [`OpenError`], and
-//! [`pkcs11::Error`](crate::pkcs11::Error) with the feature `pkcs11`). All of them answer [`class`](OpenError::class)
-//! with one of the [`ErrorClass`]es below, so that a caller decides by class and never by the text.
+//! Each boundary has an error type of its own, next to the code that raises it; the crate's front page lists them. All of
+//! them answer `class()` with one of the [`ErrorClass`]es below, so that a caller decides by class and never by the text.
 //!
 //! No error, log line or `Debug` form holds a PIN, a password, a key or the body of a message. Text that came out of a
 //! message is quoted, escaped and cut ([`Untrusted`]).
 
 use std::fmt;
-
-pub use crate::certificate::CertificateError;
-pub use crate::certificate::issue::IssueError;
-pub use crate::envelope::EnvelopeError;
-pub use crate::fernet::FernetError;
-pub use crate::fernet::body::BodyError;
-pub use crate::message::{BoundError, KombuError, MessageError, MessageSealError, ReplayError};
-pub use crate::open::{NotIgnorable, OpenError};
-pub use crate::pss::SchemeError;
-pub use crate::public_key::PublicKeyError;
-pub use crate::seal::SealError;
-pub use crate::signer::SignError;
-pub use crate::signer::failover::FailoverError;
-#[cfg(feature = "software")]
-pub use crate::signer::software::KeyError;
-pub use crate::store::StoreError;
 
 /// What a caller may do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,119 +12,23 @@
 //! Where the keys are is the matter of a [`FernetKeys`]; [`software::SoftwareKeys`] has them in memory.
 
 pub mod body;
+mod error;
+mod keys;
 mod many;
 #[cfg(feature = "software")]
 pub mod software;
 mod token;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{constant_time, rand};
+use aws_lc_rs::rand;
 use zeroize::Zeroize as _;
 
+pub use self::error::FernetError;
+pub use self::keys::{FernetKeys, tags_match};
 pub use self::token::Token;
-use crate::error::ErrorClass;
-
-/// The two keys of Fernet, wherever they are.
-///
-/// Implementers owe: calls from many threads at once, no panic, no secret in an error. Padding is not theirs: both
-/// block operations get whole blocks, because a token has been seen that never checks it.
-pub trait FernetKeys: Send + Sync + fmt::Debug {
-    /// HMAC-SHA256 of `message` under the signing key.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used.
-    fn mac(&self, message: &[u8]) -> Result<[u8; 32], FernetError>;
-
-    /// AES-128-CBC encryption in place; `blocks` is a multiple of 16 bytes long.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used.
-    fn encrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
-
-    /// AES-128-CBC decryption in place; `blocks` is a multiple of 16 bytes long.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used.
-    fn decrypt_blocks(&self, iv: [u8; 16], blocks: &mut [u8]) -> Result<(), FernetError>;
-
-    /// Encrypts everything of `token` after its first `header` bytes in place and returns the tag of all of it. For keys
-    /// that do both for the price of one call. After an error `token` may hold anything.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used.
-    fn seal(
-        &self,
-        iv: [u8; 16],
-        token: &mut Vec<u8>,
-        header: usize,
-    ) -> Result<[u8; 32], FernetError> {
-        self.encrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())?;
-        self.mac(token)
-    }
-
-    /// Verifies the tag of `token` with [`tags_match`], and only then decrypts everything after its first `header` bytes
-    /// in place. A token that is refused stays as it is; after another error it may hold anything.
-    ///
-    /// # Errors
-    /// [`FernetError::Refused`] when the tag is not these keys', [`FernetError::Keys`] when the keys cannot be used.
-    fn open(
-        &self,
-        iv: [u8; 16],
-        token: &mut Vec<u8>,
-        header: usize,
-        tag: &[u8; 32],
-    ) -> Result<(), FernetError> {
-        tags_match(&self.mac(token)?, tag)?;
-        self.decrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())
-    }
-
-    /// As [`seal`](Self::seal) for one token after the other, each of which goes to `done` in its turn. For keys that do
-    /// many in one go; these may take some from `tokens` before the earlier ones are done.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used; what went to `done` before is sealed.
-    fn seal_all(
-        &self,
-        tokens: &mut dyn Iterator<Item = Token>,
-        done: &mut dyn FnMut(Token),
-    ) -> Result<(), FernetError> {
-        for mut token in tokens {
-            token.seal_with(|iv, bytes, header| self.seal(iv, bytes, header))?;
-            done(token);
-        }
-        Ok(())
-    }
-
-    /// As [`open`](Self::open) for one token after the other, each of which goes to `done` in its turn: those that are
-    /// refused as they were, so that [`Token::is_open`] tells which these are.
-    ///
-    /// # Errors
-    /// [`FernetError::Keys`] when the keys cannot be used; what went to `done` before is opened or refused.
-    fn open_all(
-        &self,
-        tokens: &mut dyn Iterator<Item = Token>,
-        done: &mut dyn FnMut(Token),
-    ) -> Result<(), FernetError> {
-        for mut token in tokens {
-            match token.open_with(|iv, bytes, header, tag| self.open(iv, bytes, header, tag)) {
-                Ok(()) | Err(FernetError::Refused) => done(token),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Compares two tags in constant time.
-///
-/// # Errors
-/// [`FernetError::Refused`] when they differ.
-pub fn tags_match(ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(), FernetError> {
-    constant_time::verify_slices_are_equal(ours, theirs).map_err(|_| FernetError::Refused)
-}
+use self::token::{MAX_CLOCK_SKEW, MAX_TOKEN_LEN};
 
 /// Encrypts and decrypts with one pair of keys. Cheap to clone.
 ///
@@ -148,10 +52,10 @@ pub struct Fernet {
 
 impl Fernet {
     /// The longest token that is read, and the longest that is made, in bytes of its text: 128 MiB.
-    pub const MAX_TOKEN_LEN: usize = 128 * 1024 * 1024;
+    pub const MAX_TOKEN_LEN: usize = MAX_TOKEN_LEN;
     /// How far into the future a token's time may lie when a time to live is given: 60 s, as in the reference
     /// implementation.
-    pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
+    pub const MAX_CLOCK_SKEW: Duration = MAX_CLOCK_SKEW;
 
     /// Uses these keys.
     #[must_use]
@@ -332,46 +236,5 @@ impl MultiFernet {
 impl From<Fernet> for MultiFernet {
     fn from(only: Fernet) -> Self {
         Self::new(only, [])
-    }
-}
-
-/// A token that was refused, or keys that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FernetError {
-    /// The token is malformed, was changed, was made with other keys, or is too old or too new. Which of it is not said.
-    #[error(
-        "the token is refused: it was not made with these keys, was changed, or is out of its time"
-    )]
-    Refused,
-    /// The data does not fit into a token of [`Fernet::MAX_TOKEN_LEN`].
-    #[error("{len} bytes are too many for one token")]
-    TooLarge {
-        /// Length of the data, in bytes.
-        len: usize,
-    },
-    /// The random generator of the system failed.
-    #[error("the operating system gives no randomness")]
-    Random,
-    /// The keys are not to be had, or do not work.
-    #[error("the keys cannot be used: {source}")]
-    Keys {
-        /// What a caller may do about it.
-        class: ErrorClass,
-        /// What happened.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl FernetError {
-    /// What a caller may do about it.
-    #[must_use]
-    pub const fn class(&self) -> ErrorClass {
-        match self {
-            Self::Refused => ErrorClass::Rejected,
-            Self::TooLarge { .. } => ErrorClass::Permanent,
-            Self::Random => ErrorClass::Transient,
-            Self::Keys { class, .. } => *class,
-        }
     }
 }

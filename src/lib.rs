@@ -33,7 +33,7 @@
 //! * **Opening**: [`Opener`] = a [`CertStore`] + a [`Policy`], which is closed by default. There is no way to get at a
 //!   body without verifying it, except [`envelope::dangerous_inspect_unverified`].
 //! * **Certificates**: [`Certificate`], whose [`id`](Certificate::id) is Celery's signer id; [`MemoryCertStore`] and
-//!   [`FsCertStore`]; [`certificate::issue`] makes self-signed ones and requests.
+//!   [`FsCertStore`]; [`issue`] makes self-signed ones and requests.
 //! * **Encryption**: [`fernet`], what Python's `cryptography.fernet` reads and writes.
 //! * **Whole messages**: [`message`] signs, encrypts, or signs and encrypts a message with its headers and properties.
 //! * **Errors**: one type per boundary in [`error`], each with an [`ErrorClass`] to decide by.
@@ -61,6 +61,8 @@ pub mod certificate;
 pub mod envelope;
 pub mod error;
 pub mod fernet;
+mod hex;
+pub mod issue;
 pub mod message;
 pub mod open;
 mod pem;
@@ -103,11 +105,15 @@ pub use certificate::{BadSignature, CertificateError};
 pub use envelope::EnvelopeError;
 pub use error::ErrorClass;
 pub use fernet::FernetError;
-pub use message::{KombuError, MessageError, MessageSealError};
-pub use open::OpenError;
+pub use fernet::body::BodyError;
+pub use issue::IssueError;
+pub use message::{BoundError, KombuError, MessageError, MessageSealError, ReplayError};
+pub use open::{NotIgnorable, OpenError};
+pub use pss::SchemeError;
 pub use public_key::PublicKeyError;
 pub use seal::SealError;
 pub use signer::SignError;
+pub use signer::failover::FailoverError;
 #[cfg(feature = "software")]
 pub use signer::software::KeyError;
 pub use store::StoreError;

@@ -37,7 +37,7 @@ mod builder;
 mod certificates;
 mod connections;
 mod errand;
-mod error;
+pub(crate) mod error;
 mod fernet;
 mod find;
 mod fork;

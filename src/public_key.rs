@@ -1,5 +1,6 @@
 //! [`PublicKey`]: the RSA public key of a certificate or of a token's key, parsed once.
 
+mod error;
 mod parameters;
 
 use std::fmt;
@@ -11,13 +12,15 @@ use aws_lc_rs::signature::{
     ParsedPublicKey, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512,
     RsaParameters, RsaPssSaltLength,
 };
-use const_oid::ObjectIdentifier;
 use const_oid::db::rfc5912::RSA_ENCRYPTION;
 use der::asn1::UintRef;
 use der::{Decode, Encode, Sequence};
 use num_bigint::BigUint;
 use x509_cert::spki::{SubjectPublicKeyInfoOwned, SubjectPublicKeyInfoRef};
 
+pub use self::error::PublicKeyError;
+#[cfg(feature = "software")]
+pub(crate) use self::error::algorithm_name;
 pub(crate) use self::parameters::{PssParameters, PssRestriction};
 use crate::pss::{Digest, Hash, KeySizes, Salt, Scheme, SchemeError, emsa_pss_verify};
 
@@ -265,47 +268,6 @@ impl Clone for PublicKey {
     }
 }
 
-/// A public key that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublicKeyError {
-    /// Another algorithm than RSA. Celery refuses these too.
-    #[error("non-RSA keys are not supported; this one is {algorithm}")]
-    NotRsa {
-        /// Name or OID of the algorithm.
-        algorithm: String,
-    },
-    /// The structure is no RSA public key.
-    #[error("the RSA public key is malformed")]
-    Malformed,
-    /// The modulus is too small or too large to consider at all.
-    #[error(
-        "an RSA modulus of {bits} bits is refused; {} to {} bits are read",
-        KeySizes::ABSOLUTE_MIN,
-        KeySizes::MAX
-    )]
-    Size {
-        /// Size of the modulus, in bits.
-        bits: usize,
-    },
-    /// The modulus is even, so it is no product of two odd primes.
-    #[error("the RSA modulus is even")]
-    EvenModulus,
-    /// The exponent is even, too small or too large.
-    #[error("an RSA public exponent of {bits} bits is refused; odd ones of 2 to 33 bits are read")]
-    Exponent {
-        /// Size of the exponent, in bits.
-        bits: usize,
-    },
-    /// An `id-RSASSA-PSS` key whose parameters no scheme here fulfils.
-    #[error(
-        "the RSASSA-PSS parameters of the key ask for another digest than SHA-256, SHA-384 or SHA-512, or for a mask (MGF1) with \
-         another one than the digest; openssl genpkey makes such keys unless rsa_pss_keygen_mgf1_md is given beside \
-         rsa_pss_keygen_md"
-    )]
-    Parameters,
-}
-
 /// `RSAPublicKey` (RFC 8017, A.1.1).
 #[derive(Sequence)]
 struct RsaPublicKeyDer<'a> {
@@ -367,12 +329,6 @@ const fn salt_index(salt: Salt) -> u8 {
         Salt::DigestLength => 0,
         Salt::Maximum => 1,
     }
-}
-
-pub(crate) fn algorithm_name(oid: ObjectIdentifier) -> String {
-    const_oid::db::DB
-        .by_oid(&oid)
-        .map_or_else(|| oid.to_string(), |name| format!("{name} ({oid})"))
 }
 
 pub(crate) fn strip_zeros(bytes: &[u8]) -> &[u8] {

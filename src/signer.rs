@@ -126,7 +126,7 @@ pub enum SignError {
     /// The PKCS#11 token did not make the signature.
     #[cfg(feature = "pkcs11")]
     #[error(transparent)]
-    Token(#[from] crate::pkcs11::Error),
+    Token(#[from] crate::pkcs11::error::Error),
     /// A signer from outside this crate failed.
     #[error("{source}")]
     Other {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use support::keys::{certificate, hours, key, other_key};
 use support::log::Warnings;
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::signer::failover::{FailoverError, Preference, Validity};
 use taskseal::{

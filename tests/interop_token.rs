@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use support::celery::{old_opens_all, opens_all, peer, refuses_all, trust};
 use support::python::Environment;
 use support::softhsm;
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::{Digest, Salt, Scheme};
 use taskseal::{Format, MemoryCertStore, Opener, Policy, Sealer};
 

@@ -13,8 +13,8 @@ use support::fernet::flipped;
 use support::keys::{certificate, hours, key, opener, other_key, signer};
 use support::log::Warnings;
 use support::mutate::{Random, mutate};
-use taskseal::certificate::issue;
 use taskseal::fernet::software::SoftwareKeys;
+use taskseal::issue;
 use taskseal::message::{
     MemoryReplay, OpenedMessage, Recall, ReplayError, ReplayKey, ReplayMemory, Timing,
 };

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use support::keys::{certificate, hours, key, other_key, signer};
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::{Digest, KeySizes, Salt, Scheme};
 use taskseal::{
     Certificate, Envelope, ErrorClass, Format, MemoryCertStore, OpenError, Opener, Policy,

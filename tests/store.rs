@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use support::keys::{certificate, hours, key, other_key, signer, with_serial};
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::Scheme;
 use taskseal::store::Lookup;
 use taskseal::store::fs::{ExpiredCertificates, Options};

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use support::keys::key;
 use support::mutate::Random;
 use support::python::{self, Environment};
-use taskseal::certificate::issue::{self, IssueError};
+use taskseal::issue::{self, IssueError};
 use taskseal::pss::Scheme;
 use taskseal::{Certificate, ErrorClass, SoftwareKey};
 

@@ -16,8 +16,8 @@ use cryptoki_sys::{
     CKO_SECRET_KEY, CKR_OK,
 };
 use libloading::Library;
-use taskseal::certificate::issue;
 use taskseal::fernet::Fernet;
+use taskseal::issue;
 use taskseal::pkcs11::{
     Builder, NewKey, Pin, PinSource, Pkcs11Signer, generate_fernet_keys, generate_key, init_token,
 };

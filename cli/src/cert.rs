@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::{Salt, Scheme};
 use taskseal::{Certificate, OpenError};
 

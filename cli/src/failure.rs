@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use serde::Serialize;
-use taskseal::error::{
+use taskseal::{
     BodyError, CertificateError, EnvelopeError, ErrorClass, FernetError, IssueError, KombuError,
     MessageError, MessageSealError, NotIgnorable, OpenError, SealError, SignError, StoreError,
 };

@@ -1,12 +1,12 @@
 //! The library's errors as exceptions of `taskseal.errors`.
 
 use pyo3::PyErr;
-use taskseal::error::{
+use taskseal::message::MessageSealError;
+use taskseal::pkcs11::UriError;
+use taskseal::{
     CertificateError, ErrorClass, FernetError, KeyError, OpenError, SealError, SignError,
     StoreError,
 };
-use taskseal::message::MessageSealError;
-use taskseal::pkcs11::UriError;
 
 /// The exceptions, which are written in Python. Each takes its text and the class of the error.
 pub(crate) mod python {

@@ -227,7 +227,7 @@ impl<'a> Element<'a> {
 pub(crate) fn dotted(oid: &[u8]) -> String {
     const LONGEST: usize = 128;
     if oid.len() > LONGEST {
-        return format!("#{}", super::hex(oid));
+        return format!("#{}", crate::hex::hex(oid));
     }
     let mut arcs = Vec::new();
     let mut arc = BigUint::ZERO;

@@ -4,8 +4,8 @@ use const_oid::ObjectIdentifier;
 use const_oid::db::rfc5280::{ID_KP_OCSP_SIGNING, ID_KP_TIME_STAMPING};
 use const_oid::db::{rfc5280, rfc5912, rfc6960, rfc6962};
 
-use super::CertificateError;
 use super::asn1::{Element, Malformed, dotted, tag};
+use super::error::CertificateError;
 
 /// What an extension of some kind means for a signer whose certificate is trusted as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,7 +200,14 @@ fn has_other_purpose(purposes: Element<'_>) -> Result<bool, Malformed> {
 fn is_ca(all: &[Extension<'_>]) -> bool {
     let oid = rfc5280::ID_CE_BASIC_CONSTRAINTS;
     let constraints = all.iter().find(|one| one.oid == oid.as_bytes());
-    constraints.is_some_and(|one| super::link::is_ca(one.value).unwrap_or(true))
+    constraints.is_some_and(|one| says_ca(one.value).unwrap_or(true))
+}
+
+/// `BasicConstraints` (RFC 5280, 4.2.1.9).
+pub(super) fn says_ca(value: &[u8]) -> Result<bool, Malformed> {
+    let mut fields = Element::only(value)?.tagged(tag::SEQUENCE)?.inside();
+    let ca = fields.optional(tag::BOOLEAN)?;
+    Ok(ca.is_some_and(|ca| ca.value() != [0]))
 }
 
 #[cfg(test)]

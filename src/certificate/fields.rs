@@ -1,7 +1,7 @@
 //! [`Fields`]: where everything is in a certificate. Its structure is read here and nowhere else.
 
-use super::CertificateError;
 use super::asn1::{Element, Malformed, Reader, tag};
+use super::error::CertificateError;
 use super::extensions::Extensions;
 use super::name::Name;
 use super::validity::Validity;

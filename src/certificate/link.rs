@@ -6,9 +6,9 @@ use const_oid::db::rfc5280::{
     ID_CE_SUBJECT_KEY_IDENTIFIER,
 };
 
-use super::CertificateError;
 use super::asn1::{Element, Malformed, tag};
-use super::extensions::{Extension, read_all};
+use super::error::CertificateError;
+use super::extensions::{Extension, read_all, says_ca};
 use super::fields::{Fields, begin, end};
 use super::name::Name;
 use crate::pss::Digest;
@@ -47,7 +47,7 @@ impl Link {
         };
         // What cannot be read is taken for an authority's: that makes nobody a signer.
         let is_ca = value(ID_CE_BASIC_CONSTRAINTS.as_bytes())
-            .is_some_and(|constraints| is_ca(constraints).unwrap_or(true));
+            .is_some_and(|constraints| says_ca(constraints).unwrap_or(true));
         let may_issue = value(ID_CE_KEY_USAGE.as_bytes())
             .is_none_or(|usage| has_key_cert_sign(usage).unwrap_or(true));
         Ok(Self {
@@ -69,13 +69,6 @@ impl Link {
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
-}
-
-/// `BasicConstraints` (RFC 5280, 4.2.1.9).
-pub(super) fn is_ca(value: &[u8]) -> Result<bool, Malformed> {
-    let mut fields = Element::only(value)?.tagged(tag::SEQUENCE)?.inside();
-    let ca = fields.optional(tag::BOOLEAN)?;
-    Ok(ca.is_some_and(|ca| ca.value() != [0]))
 }
 
 /// `KeyUsage` (RFC 5280, 4.2.1.3): keyCertSign is the sixth bit.

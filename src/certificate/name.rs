@@ -1,14 +1,14 @@
 //! [`Name`]: a distinguished name in a certificate, as Celery joins it and as RFC 4514 writes it.
 
 mod attribute;
-pub(super) mod rfc4514;
+pub(crate) mod rfc4514;
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use self::attribute::Kind;
-use super::CertificateError;
 use super::asn1::{Element, Malformed, dotted, tag};
+use super::error::CertificateError;
 
 /// `Name` (RFC 5280, 4.1.2.4): attributes of any type, with values of any type.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl fmt::Display for Attribute<'_> {
             }
             // RFC 4514, 2.4: after a number, the value is its encoding.
             _ => {
-                let hex = super::hex(self.value.whole());
+                let hex = crate::hex::hex(self.value.whole());
                 write!(f, "{}=#{hex}", dotted(self.oid))
             }
         }

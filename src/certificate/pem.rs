@@ -1,7 +1,7 @@
 //! The certificates of a PEM text.
 
 use super::asn1::{Element, Malformed, Reader, tag};
-use super::{Certificate, CertificateError};
+use super::error::{CertificateError, MAX_LEN};
 use crate::pem::{Section, Sections};
 
 /// The longest settings of trust that are read behind a certificate, in bytes.
@@ -65,7 +65,7 @@ impl Kind {
 fn decode(section: &Section<'_>) -> Result<Vec<u8>, CertificateError> {
     // Before it is decoded: a section may be as long as its file.
     let len = section.max_len();
-    if len > Certificate::MAX_LEN + MAX_TRUST_LEN {
+    if len > MAX_LEN + MAX_TRUST_LEN {
         return Err(CertificateError::TooLarge { len });
     }
     let der = section.decode().map_err(CertificateError::Pem)?;

@@ -12,7 +12,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Envelope, EnvelopeError, Field, Format, Unpacked};
+use super::error::{EnvelopeError, Field};
+use super::format::Format;
+use super::parts::{Envelope, Unpacked};
 use crate::base64::{decode, encode, encoded_len};
 use crate::error::Untrusted;
 use crate::pss::KeySizes;

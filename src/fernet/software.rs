@@ -11,7 +11,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_
 use base64::{Engine as _, alphabet};
 use zeroize::Zeroizing;
 
-use super::{FernetError, FernetKeys};
+use super::error::FernetError;
+use super::keys::FernetKeys;
 use crate::error::ErrorClass;
 use crate::secret;
 

@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroize as _;
 
-use super::{Fernet, FernetError};
+use super::error::FernetError;
 use crate::base64::{decode_url, encode_url, encoded_len};
 
+/// The longest token, in bytes of its text.
+pub(super) const MAX_TOKEN_LEN: usize = 128 * 1024 * 1024;
+/// How far in the future a token may have been made.
+pub(super) const MAX_CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// The tag, in bytes.
 const TAG: usize = 32;
 /// A block of AES, in bytes.
@@ -69,14 +73,14 @@ impl Token {
     pub(super) fn check_len(data: &[u8]) -> Result<usize, FernetError> {
         let padding = BLOCK - data.len() % BLOCK;
         let len = Self::HEADER + data.len() + padding + TAG;
-        if encoded_len(len) > Fernet::MAX_TOKEN_LEN {
+        if encoded_len(len) > MAX_TOKEN_LEN {
             return Err(FernetError::TooLarge { len: data.len() });
         }
         Ok(len)
     }
 
     pub(super) fn parse(text: &[u8]) -> Result<Self, FernetError> {
-        if text.len() > Fernet::MAX_TOKEN_LEN {
+        if text.len() > MAX_TOKEN_LEN {
             return Err(FernetError::Refused);
         }
         let mut signed = decode_url(text).ok_or(FernetError::Refused)?;
@@ -192,7 +196,7 @@ impl Token {
         let now = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let made = self.seconds();
         let too_old = made.saturating_add(ttl.as_secs()) < now;
-        let too_new = made > now.saturating_add(Fernet::MAX_CLOCK_SKEW.as_secs());
+        let too_new = made > now.saturating_add(MAX_CLOCK_SKEW.as_secs());
         if too_old || too_new {
             Err(FernetError::Refused)
         } else {

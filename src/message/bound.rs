@@ -157,7 +157,7 @@ impl MessageId {
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::certificate::hex(&self.0))
+        f.write_str(&crate::hex::hex(&self.0))
     }
 }
 
@@ -226,6 +226,26 @@ impl<'b> Reader<'b> {
         check_name(name).map_err(|_| BoundError::Malformed)?;
         Ok(name.to_owned())
     }
+}
+
+pub(super) fn domain_of(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// A purpose that payloads may have.
+pub(super) fn check_purpose(purpose: &str) -> Result<(), BoundError> {
+    check_name(purpose)?;
+    if purpose == MESSAGE {
+        return Err(BoundError::Purpose);
+    }
+    Ok(())
+}
+
+/// The name that the context of a payload goes by.
+pub(super) const PAYLOAD_CONTEXT: &str = "context";
+
+pub(super) fn payload_context(context: &str) -> Context {
+    vec![(PAYLOAD_CONTEXT.to_owned(), context.to_owned())]
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::bound::{
-    BOUND_CONTENT_ENCODING, BOUND_CONTENT_TYPE, BoundError, Header, MESSAGE, take_domain,
+    BOUND_CONTENT_ENCODING, BOUND_CONTENT_TYPE, BoundError, Header, MESSAGE, PAYLOAD_CONTEXT,
+    check_purpose, domain_of, take_domain,
 };
 use super::destination::Destination;
 use super::error::MessageError;
 use super::eta::eta;
 use super::opened::{OpenedMessage, UntimedMessage};
 use super::replay::{Recall, ReplayMemory};
-use super::{PAYLOAD_CONTEXT, check_purpose, domain_of};
 use crate::certificate::Certificate;
 use crate::envelope::Format;
 use crate::error::Untrusted;

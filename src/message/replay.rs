@@ -60,7 +60,7 @@ impl ReplayKey {
 
 impl fmt::Display for ReplayKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::certificate::hex(&self.0))
+        f.write_str(&crate::hex::hex(&self.0))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use super::OpenError;
+use super::error::OpenError;
 use crate::certificate::Certificate;
 use crate::certificate::extensions::why_not_ignorable;
 use crate::envelope::{Envelope, Format};

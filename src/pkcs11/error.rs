@@ -11,8 +11,9 @@ use super::provision::KeyInfo;
 use super::rv::Rv;
 use super::token::TokenInfo;
 use super::uri::UriError;
-use crate::certificate::{CertificateError, hex};
+use crate::certificate::CertificateError;
 use crate::error::ErrorClass;
+use crate::hex::hex;
 use crate::pss::{Scheme, SchemeError};
 
 /// What a token, its module or its configuration did wrong.

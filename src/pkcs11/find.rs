@@ -30,7 +30,7 @@ impl fmt::Display for KeyFilter {
         parts.extend(
             self.id
                 .as_ref()
-                .map(|id| format!("id {}", crate::certificate::hex(id))),
+                .map(|id| format!("id {}", crate::hex::hex(id))),
         );
         parts.extend(
             self.public_key

@@ -16,7 +16,7 @@ use super::rv::Rv;
 use super::session::{Access, Login};
 use super::token::{TokenInfo, tokens};
 use super::{Builder, Uri};
-use crate::certificate::hex;
+use crate::hex::hex;
 use crate::public_key::PublicKey;
 
 /// A private key on a token. What the token does not tell is `None`, which is not the same as `false`.

@@ -8,7 +8,7 @@ use der::asn1::AnyRef;
 use der::{Any, Sequence};
 use x509_cert::spki::{AlgorithmIdentifierOwned, AlgorithmIdentifierRef};
 
-use super::{PublicKeyError, algorithm_name};
+use super::error::{PublicKeyError, algorithm_name};
 use crate::pss::{Digest, Scheme, SchemeError};
 
 /// What an `id-RSASSA-PSS` key says about the signatures made with it (RFC 4055, section 3.3).

@@ -4,12 +4,25 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::StoreError;
-use super::fs::ExpiredCertificates;
+use super::error::StoreError;
 use super::reading::Found;
 use super::role::{Issued, Role};
 use super::set::CertSet;
 use crate::certificate::{Certificate, rfc3339};
+
+/// What an [`FsCertStore`](crate::FsCertStore) does with an expired certificate at the start. Later on they are left to the opener, which
+/// refuses what was signed under them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ExpiredCertificates {
+    /// Refuse to load, as Celery does.
+    #[default]
+    Refuse,
+    /// Leave it out, with a warning in the log, then and later.
+    Skip,
+    /// Take it; messages signed under it are refused when they are opened.
+    Keep,
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Assembly {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// Where a store's files are.
 #[derive(Debug, Clone)]

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
+pub use super::assembly::ExpiredCertificates;
 use super::assembly::{self, Assembly, Expiry};
+use super::error::StoreError;
 use super::files::Place;
-use super::role::Issued;
+use super::lookup::{CertStore, Lookup};
+use super::reading;
+use super::role::{Issued, Role};
+use super::set::Snapshot;
 use super::shelf::Shelf;
-use super::{CertStore, Lookup, Role, Snapshot, StoreError, reading};
 use crate::certificate::Certificate;
 
 /// How often unknown signers make a store look for changes before that is due. Anyone may send messages of unknown signers.
@@ -48,20 +52,6 @@ struct Watched {
     looked: Instant,
     /// What was wrong at the last look, as text.
     said: BTreeSet<String>,
-}
-
-/// What an [`FsCertStore`] does with an expired certificate at the start. Later on they are left to the opener, which
-/// refuses what was signed under them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ExpiredCertificates {
-    /// Refuse to load, as Celery does.
-    #[default]
-    Refuse,
-    /// Leave it out, with a warning in the log, then and later.
-    Skip,
-    /// Take it; messages signed under it are refused when they are opened.
-    Keep,
 }
 
 /// How an [`FsCertStore`] is read.

@@ -2,7 +2,9 @@
 
 use std::sync::{PoisonError, RwLock};
 
-use super::{CertStore, Lookup, Snapshot, StoreError};
+use super::error::StoreError;
+use super::lookup::{CertStore, Lookup};
+use super::set::Snapshot;
 use crate::certificate::Certificate;
 
 /// A [`CertStore`] in memory, filled by the program itself.

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::StoreError;
+use super::error::StoreError;
 use super::files::read_error;
 use super::role::{self, Role};
 use crate::certificate::{Certificate, CertificateError, Link, entries, looks_like_der};

@@ -5,7 +5,8 @@ use std::collections::hash_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{CertStore, Described, Lookup, StoreError};
+use super::error::{Described, StoreError};
+use super::lookup::{CertStore, Lookup};
 use crate::certificate::Certificate;
 
 /// Certificates by id, with the files they came from.

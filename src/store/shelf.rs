@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::StoreError;
+use super::error::StoreError;
 use super::files::{Place, Stamp, is_absent, read_error};
 use super::reading::{self, Contents, Found};
 

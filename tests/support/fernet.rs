@@ -59,7 +59,7 @@ impl Vector {
             None => {
                 let error = read.unwrap_err();
                 assert!(
-                    matches!(error, taskseal::error::FernetError::Refused),
+                    matches!(error, taskseal::FernetError::Refused),
                     "{:?}: {error}",
                     self.desc
                 );

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pss::Scheme;
 use taskseal::{Certificate, MemoryCertStore, Opener, Signer, SoftwareKey, SoftwareSigner};
 

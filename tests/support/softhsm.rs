@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use taskseal::Certificate;
-use taskseal::certificate::issue;
+use taskseal::issue;
 use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, ModuleSession, User, load};
 use taskseal::pkcs11::{
     self, Builder, KeyInfo, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo, Uri,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
-use taskseal::certificate::issue;
 use taskseal::envelope::dangerous_inspect_unverified;
+use taskseal::issue;
 use taskseal::pkcs11::{
     Builder, KeyInfo, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo, generate_key,
     import_certificate, init_token,

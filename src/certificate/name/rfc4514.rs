@@ -20,7 +20,7 @@ pub struct NameError {
 }
 
 /// Reads a name such as `CN=worker-7,O=Example`; returns its DER.
-pub(in crate::certificate) fn parse(text: &str) -> Result<Vec<u8>, NameError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<u8>, NameError> {
     let mut parser = Parser {
         chars: text.chars().collect(),
         at: 0,

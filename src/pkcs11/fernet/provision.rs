@@ -5,7 +5,7 @@ use std::fmt;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::find::PairFilter;
-use crate::certificate::hex;
+use crate::hex::hex;
 use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::{Error, object_name};
 use crate::pkcs11::module::{

@@ -16,8 +16,8 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::time::{Time, Validity};
 
-use super::name::rfc4514::{self, NameError};
-use super::{Certificate, CertificateError};
+use crate::certificate::name::rfc4514;
+use crate::certificate::{Certificate, CertificateError, NameError};
 use crate::error::ErrorClass;
 use crate::pss::Digest;
 use crate::public_key::{PssParameters, PublicKey};
