@@ -39,15 +39,21 @@ mod connections;
 mod errand;
 pub(crate) mod error;
 mod fernet;
+mod filter;
 mod find;
 mod fork;
 mod guard;
 mod health;
+mod import;
+mod info;
 mod inspect;
 mod key;
 mod ladder;
+mod limits;
+mod make;
 #[doc(hidden)]
 pub mod module;
+mod open;
 mod pin;
 mod place;
 mod pool;
@@ -56,6 +62,8 @@ mod provision;
 mod recovery;
 mod rv;
 mod session;
+mod signer;
+mod slots;
 mod token;
 mod trouble;
 mod uri;
@@ -63,95 +71,22 @@ mod whereabouts;
 mod worker;
 
 pub use self::builder::Builder;
-pub use self::certificates::{TokenCertificate, find_certificates, import_certificate};
+pub use self::certificates::TokenCertificate;
 pub use self::error::{Error, TokenWanted};
 pub use self::fernet::{
-    Pkcs11FernetKeys, SecretKeyInfo, generate_fernet_keys, import_fernet_keys, list_secret_keys,
+    Pkcs11FernetKeys, generate_fernet_keys, import_fernet_keys, list_secret_keys,
 };
+#[doc(hidden)]
+pub use self::guard::{library, load, load_with};
 pub use self::health::{Health, Histogram, Statistics};
+pub use self::import::{find_certificates, import_certificate};
+pub use self::info::{KeyInfo, SecretKeyInfo};
 pub use self::inspect::{Inspection, Mechanism};
 pub use self::key::{Pkcs11Key, SignaturePath};
 pub use self::pin::{Pin, PinCallback, PinError, PinSource};
-pub use self::provision::{KeyInfo, NewKey, generate_key, init_token, list_keys, list_tokens};
+pub use self::provision::{NewKey, generate_key, init_token, list_keys, list_tokens};
 pub use self::rv::Rv;
 pub use self::session::forget_refused_pins;
+pub use self::signer::Pkcs11Signer;
 pub use self::token::{SessionCounts, SessionLimit, TokenFlags, TokenInfo};
 pub use self::uri::{ObjectType, Uri, UriError};
-
-use crate::certificate::Certificate;
-use crate::pss::Scheme;
-use crate::signer::{SignError, Signature, Signer, SigningKey as _};
-
-/// A [`Signer`] whose key is an object on a PKCS#11 token.
-///
-/// May be used from many threads at once; see [`Builder::max_sessions`].
-#[derive(Debug)]
-pub struct Pkcs11Signer {
-    key: Pkcs11Key,
-    certificate: Certificate,
-}
-
-impl Pkcs11Signer {
-    /// Opens the key that `uri` names and that belongs to `certificate`, with the default choices of the [`Builder`].
-    ///
-    /// # Errors
-    /// [`SignError::KeyMismatch`] when the key that the URI names is not the certificate's, else [`SignError::Token`]
-    /// and [`SignError::Scheme`].
-    pub fn open(uri: &Uri, certificate: Certificate) -> Result<Self, SignError> {
-        Self::builder().uri(uri).open_signer(certificate)
-    }
-
-    /// Starts with the default choices.
-    #[must_use]
-    pub fn builder() -> Builder {
-        Builder::new()
-    }
-
-    /// The key without its certificate.
-    #[must_use]
-    pub const fn key(&self) -> &Pkcs11Key {
-        &self.key
-    }
-
-    /// Joins a key with the certificate that was checked to be its.
-    const fn new(key: Pkcs11Key, certificate: Certificate) -> Self {
-        Self { key, certificate }
-    }
-
-    /// As [`Pkcs11Key::health`].
-    #[must_use]
-    pub fn health(&self) -> Health {
-        self.key.health()
-    }
-
-    /// As [`Pkcs11Key::statistics`].
-    #[must_use]
-    pub fn statistics(&self) -> Statistics {
-        self.key.statistics()
-    }
-
-    /// As [`Pkcs11Key::close`].
-    ///
-    /// # Errors
-    /// As for [`Pkcs11Key::close`].
-    pub fn close(&self) -> Result<(), Error> {
-        self.key.close()
-    }
-}
-
-impl Signer for Pkcs11Signer {
-    fn certificate(&self) -> &Certificate {
-        &self.certificate
-    }
-
-    fn scheme(&self) -> Scheme {
-        self.key.scheme()
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
-        Ok(Signature::new(
-            self.key.sign_message(message)?,
-            self.certificate.clone(),
-        ))
-    }
-}

@@ -17,7 +17,8 @@ use support::fork::fork;
 use support::softhsm::{self, Token};
 use support::wrap::{Hook, SessionHook, wrap};
 use taskseal::SigningKey as _;
-use taskseal::pkcs11::module::{CallError, ModuleSession, ObjectHandle, SignMechanism, library};
+use taskseal::pkcs11::library;
+use taskseal::pkcs11::module::{CallError, ModuleSession, ObjectHandle, SignMechanism};
 
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 pub(crate) mod fernet;
 pub(crate) mod message;
+pub(crate) mod source;
 #[cfg(feature = "pkcs11")]
 pub(crate) mod token;
 
@@ -14,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use taskseal::pss::{Digest, Salt};
 use taskseal::{Format, Policy};
 
-use crate::keys::KeySource;
+use crate::args::source::KeySource;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

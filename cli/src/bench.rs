@@ -11,8 +11,8 @@ use taskseal::{SignError, SigningKey};
 use crate::args::Global;
 use crate::args::token::BenchArgs;
 use crate::failure::Failure;
+use crate::keys;
 use crate::output;
-use crate::token;
 
 /// What is signed.
 const MESSAGE: [u8; 200] = [b'.'; 200];
@@ -29,7 +29,7 @@ pub(crate) struct Speed {
 }
 
 pub(crate) fn run(args: &BenchArgs, global: Global) -> Result<(), Failure> {
-    let key = token::builder(&args.key.uri, args.key.module.as_deref())
+    let key = keys::builder(&args.key.uri, args.key.module.as_deref())
         .scheme(Scheme::new(args.digest, args.salt))
         .max_sessions(usize::try_from(args.threads).unwrap_or(usize::MAX))
         .open_key()?;

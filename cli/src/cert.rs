@@ -82,7 +82,7 @@ pub(crate) fn run(args: &CertArgs, global: Global) -> Result<(), Failure> {
         CertCommand::SelfSign(args) => self_sign(args, global),
         CertCommand::Request(args) => request(args, global),
         #[cfg(feature = "pkcs11")]
-        CertCommand::Import(args) => crate::token::import(args, global),
+        CertCommand::Import(args) => import(args, global),
     }
 }
 
@@ -240,4 +240,35 @@ fn new_file(directory: &Path) -> std::io::Result<tempfile::NamedTempFile> {
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     builder.tempfile_in(directory)
+}
+
+/// `taskseal cert import`.
+#[cfg(feature = "pkcs11")]
+fn import(args: &crate::args::token::ImportArgs, global: Global) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Imported {
+        label: String,
+        id: String,
+        certificate: CertificateFacts,
+    }
+    let certificate = keys::read_certificate(&args.file)?;
+    let builder = keys::builder(&args.key.uri, args.key.module.as_deref());
+    let imported = taskseal::pkcs11::import_certificate(&builder, &certificate, None)?;
+    let id = output::hex(&imported.id);
+    if global.json {
+        let certificate = CertificateFacts::new(&imported.certificate);
+        return Ok(output::json(&Imported {
+            label: imported.label,
+            id,
+            certificate,
+        })?);
+    }
+    Ok(output::facts(
+        &mut anstream::stdout().lock(),
+        &[
+            ("imported", output::escaped(imported.certificate.id())),
+            ("label", output::escaped(&imported.label)),
+            ("id", id),
+        ],
+    )?)
 }

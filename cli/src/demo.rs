@@ -1,18 +1,18 @@
 //! `taskseal demo`: the whole way of a message on a SoftHSM token that is made for it and thrown away.
 
 mod encrypt;
+mod place;
 mod readable;
 mod refusals;
 mod show;
 mod story;
 
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use self::place::Place;
 use crate::args::Global;
 use crate::args::token::DemoArgs;
 use crate::failure::Failure;
@@ -35,52 +35,6 @@ pub(crate) fn run(args: &DemoArgs, global: Global) -> Result<(), Failure> {
     match &args.inside {
         Some(inside) => story::tell(&Place::of(inside), &module(args)?, args, global),
         None => outside(args),
-    }
-}
-
-/// The files of a demo.
-pub(crate) struct Place {
-    pub(crate) directory: PathBuf,
-}
-
-impl Place {
-    fn of(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_owned(),
-        }
-    }
-
-    pub(crate) fn configuration(&self) -> PathBuf {
-        self.directory.join("softhsm2.conf")
-    }
-
-    pub(crate) fn pin_file(&self) -> PathBuf {
-        self.directory.join("pin")
-    }
-
-    /// The certificate store.
-    pub(crate) fn trusted(&self) -> PathBuf {
-        self.directory.join("trusted")
-    }
-
-    pub(crate) fn sealed(&self) -> PathBuf {
-        self.directory.join("task.sealed")
-    }
-
-    /// Makes the directories, SoftHSM's configuration, and the PIN file.
-    fn prepare(&self) -> io::Result<()> {
-        let tokens = self.directory.join("tokens");
-        fs::create_dir(&tokens)?;
-        fs::create_dir(self.trusted())?;
-        let configuration = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
-            tokens.display()
-        );
-        fs::write(self.configuration(), configuration)?;
-        write_private(
-            &self.pin_file(),
-            &format!("{:08}\n", random_number() % 100_000_000),
-        )
     }
 }
 
@@ -155,17 +109,4 @@ fn module(args: &DemoArgs) -> Result<PathBuf, Failure> {
             Failure::permanent("no-softhsm", "SoftHSM is not installed: there is no libsofthsm2.so in the usual places")
                 .hint("Debian and Ubuntu: sudo apt-get install softhsm2; or name the module with --module PATH")
         })
-}
-
-/// For the PIN of a token in a directory that only this user can read.
-fn random_number() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    io::Write::write_all(&mut options.open(path)?, text.as_bytes())
 }

@@ -13,7 +13,7 @@ use crate::args::Global;
 use crate::args::token::DoctorArgs;
 use crate::failure::Failure;
 use crate::output::{self, Table, style};
-use crate::{bench, cert, keys, token};
+use crate::{bench, cert, exit, keys};
 
 pub(crate) fn run(args: &DoctorArgs, global: Global) -> Result<u8, Failure> {
     let mut report = Report::default();
@@ -33,9 +33,9 @@ pub(crate) fn run(args: &DoctorArgs, global: Global) -> Result<u8, Failure> {
         report.print()?;
     }
     Ok(match worst {
-        Status::Ok => crate::DONE,
-        Status::Warning => crate::WARNED,
-        Status::Failed => crate::FAILED,
+        Status::Ok => exit::DONE,
+        Status::Warning => exit::WARNED,
+        Status::Failed => exit::FAILED,
     })
 }
 
@@ -112,7 +112,7 @@ fn examine(args: &DoctorArgs, report: &mut Report) -> Result<(), Failure> {
         .as_deref()
         .map(keys::read_certificate)
         .transpose()?;
-    let builder = token::builder(&args.uri, args.module.as_deref());
+    let builder = keys::builder(&args.uri, args.module.as_deref());
     let inspection = match builder.inspect() {
         Ok(inspection) => inspection,
         Err(error) => {

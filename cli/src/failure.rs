@@ -29,6 +29,13 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// A key on the command line.
+    pub(crate) fn key_itself() -> Self {
+        let text = "a key itself was named, which everybody on this machine could read in the process list";
+        Self::new("key", ErrorClass::Credential, text)
+            .hint("make a new one, and name its file or env:NAME")
+    }
+
     pub(crate) fn new(reason: &'static str, class: ErrorClass, error: impl Display) -> Self {
         Self {
             error: output::escaped(&error.to_string()),

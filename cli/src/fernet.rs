@@ -9,13 +9,12 @@ mod memory;
 mod token;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
+#[cfg(feature = "pkcs11")]
+use std::path::PathBuf;
 
 use serde::Serialize;
-#[cfg(feature = "pkcs11")]
-use taskseal::pkcs11::Uri;
-use taskseal::{ErrorClass, Fernet, MultiFernet};
+use taskseal::{Fernet, MultiFernet};
 
 use crate::args::Global;
 #[cfg(feature = "pkcs11")]
@@ -23,64 +22,11 @@ use crate::args::fernet::GenerateArgs;
 use crate::args::fernet::{
     DecryptArgs, EncryptArgs, FernetArgs, FernetCommand, FernetKeyCommand, RotateArgs,
 };
+use crate::args::source::FernetSource;
 use crate::failure::Failure;
-use crate::{input, keys, output};
+use crate::{input, output};
 
-/// Where Fernet keys are. The key itself is never an argument: other processes can read the command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum KeySource {
-    Variable(String),
-    File(PathBuf),
-    /// Two keys on a token.
-    #[cfg(feature = "pkcs11")]
-    Token(Box<Uri>),
-    /// A key on the command line, which is refused.
-    KeyItself,
-}
-
-impl FromStr for KeySource {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(name) = text.strip_prefix("env:") {
-            return match name {
-                "" => Err("env: needs the name of a variable".to_owned()),
-                name => Ok(Self::Variable(name.to_owned())),
-            };
-        }
-        if keys::is_uri(text) {
-            return Self::token(text);
-        }
-        match text {
-            "" => Err("it is empty".to_owned()),
-            // The parser's own error would quote it.
-            text if is_key(text) => Ok(Self::KeyItself),
-            path => Ok(Self::File(path.into())),
-        }
-    }
-}
-
-/// Whether a text has the form of a key, in either alphabet and with or without its quotes, which no file should have as its name.
-fn is_key(text: &str) -> bool {
-    let text = taskseal::secret::fernet_key(text.as_bytes()).unwrap_or_default();
-    let digits = text.trim_end_matches('=');
-    digits.len() == 43
-        && digits
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte))
-}
-
-impl KeySource {
-    #[cfg(feature = "pkcs11")]
-    fn token(text: &str) -> Result<Self, String> {
-        keys::token_uri(text).map(Self::Token)
-    }
-
-    #[cfg(not(feature = "pkcs11"))]
-    fn token(_: &str) -> Result<Self, String> {
-        Err(keys::NO_TOKENS.to_owned())
-    }
-
+impl FernetSource {
     fn open(&self) -> Result<Vec<Fernet>, Failure> {
         match self {
             Self::Variable(name) => Ok(vec![memory::from_variable(name)?]),
@@ -88,16 +34,16 @@ impl KeySource {
             #[cfg(feature = "pkcs11")]
             Self::Token(uri) => {
                 let module = std::env::var_os("TASKSEAL_MODULE").map(PathBuf::from);
-                let keys = crate::token::builder(uri, module.as_deref()).open_fernet_keys()?;
+                let keys = crate::keys::builder(uri, module.as_deref()).open_fernet_keys()?;
                 Ok(vec![Fernet::new(keys)])
             }
-            Self::KeyItself => Err(key_itself()),
+            Self::KeyItself => Err(Failure::key_itself()),
         }
     }
 }
 
 /// The keys of all sources in their order; those of the usual variables when none is named.
-pub(crate) fn open_keys(sources: &[KeySource]) -> Result<MultiFernet, Failure> {
+pub(crate) fn open_keys(sources: &[FernetSource]) -> Result<MultiFernet, Failure> {
     let mut keys = Vec::new();
     for source in sources {
         keys.extend(source.open()?);
@@ -107,13 +53,6 @@ pub(crate) fn open_keys(sources: &[KeySource]) -> Result<MultiFernet, Failure> {
         Some(first) => Ok(MultiFernet::new(first, keys)),
         None => memory::usual(),
     }
-}
-
-fn key_itself() -> Failure {
-    let text =
-        "a key itself was named, which everybody on this machine could read in the process list";
-    Failure::new("key", ErrorClass::Credential, text)
-        .hint("make a new one, and name its file or env:NAME")
 }
 
 /// What was made.

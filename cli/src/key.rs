@@ -6,8 +6,8 @@ use taskseal::pkcs11::{KeyInfo, NewKey, Uri, generate_key, list_keys};
 use crate::args::Global;
 use crate::args::token::{KeyArgs, KeyCommand, KeyGenerateArgs, KeyListArgs};
 use crate::failure::Failure;
+use crate::keys;
 use crate::output::{self, Cell, Table, style};
-use crate::token;
 
 pub(crate) fn run(args: &KeyArgs, global: Global) -> Result<(), Failure> {
     match &args.command {
@@ -61,7 +61,7 @@ fn generate(args: &KeyGenerateArgs, global: Global) -> Result<(), Failure> {
         label: label.to_owned(),
         id: uri.id().map(<[u8]>::to_vec),
     };
-    let builder = token::builder(uri, args.key.module.as_deref());
+    let builder = keys::builder(uri, args.key.module.as_deref());
     let key = generate_key(&builder, &new)?;
     if global.json {
         return Ok(output::json(&Facts::new(&key))?);
@@ -96,7 +96,7 @@ pub(crate) fn facts(key: &KeyInfo) -> [(&'static str, String); 6] {
 
 fn list(args: &KeyListArgs, global: Global) -> Result<(), Failure> {
     let uri = &args.key.uri;
-    let builder = token::builder(uri, args.key.module.as_deref());
+    let builder = keys::builder(uri, args.key.module.as_deref());
     let mut keys = list_keys(&builder)?;
     keys.retain(|key| is_meant(key, uri));
     if global.json {

@@ -1,67 +1,21 @@
-//! [`KeySource`]: where a private key is, and opening it there and nowhere else.
+//! Opening a private key where it is, and nowhere else.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "pkcs11")]
+use taskseal::SignError;
+#[cfg(feature = "pkcs11")]
+use taskseal::pkcs11::{Builder, Pkcs11Signer, Uri};
 use taskseal::pss::Scheme;
 use taskseal::{Certificate, Signer, SigningKey};
 
 use crate::args::KeyOptions;
+use crate::args::source::KeySource;
 use crate::failure::Failure;
 use crate::input;
-
-/// What `--key` names. A PEM file is used when one is named, never in place of a token.
-#[derive(Debug, Clone)]
-pub(crate) enum KeySource {
-    #[cfg(feature = "pkcs11")]
-    Token(Box<taskseal::pkcs11::Uri>),
-    Pem(PathBuf),
-}
-
-impl FromStr for KeySource {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("it is empty".to_owned()),
-            uri if is_uri(uri) => Self::token(uri),
-            path => Ok(Self::Pem(path.into())),
-        }
-    }
-}
-
-/// Whether it names something on a token, and no file.
-pub(crate) fn is_uri(text: &str) -> bool {
-    text.trim_start()
-        .get(..7)
-        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("pkcs11:"))
-}
-
-#[cfg(not(feature = "pkcs11"))]
-pub(crate) const NO_TOKENS: &str =
-    "this taskseal was built without support for PKCS#11 tokens (feature pkcs11)";
-
-impl KeySource {
-    #[cfg(feature = "pkcs11")]
-    fn token(text: &str) -> Result<Self, String> {
-        token_uri(text).map(Self::Token)
-    }
-
-    #[cfg(not(feature = "pkcs11"))]
-    fn token(_: &str) -> Result<Self, String> {
-        Err(NO_TOKENS.to_owned())
-    }
-}
-
-/// Parses the URI of a token.
 #[cfg(feature = "pkcs11")]
-pub(crate) fn token_uri(text: &str) -> Result<Box<taskseal::pkcs11::Uri>, String> {
-    match text.trim().parse() {
-        Ok(uri) => Ok(Box::new(uri)),
-        Err(error) => Err(taskseal::pkcs11::UriError::to_string(&error)),
-    }
-}
+use crate::pin;
 
 /// Opens the signer of messages: the key and its certificate.
 pub(crate) fn open_signer(
@@ -73,14 +27,12 @@ pub(crate) fn open_signer(
     match &options.key {
         #[cfg(feature = "pkcs11")]
         KeySource::Token(uri) => {
-            let builder = crate::token::builder(uri, options.module.as_deref()).scheme(scheme);
+            let builder = builder(uri, options.module.as_deref()).scheme(scheme);
             let builder = match certificate {
                 Some(certificate) => builder.certificate(certificate),
                 None => builder.certificate_from_token(),
             };
-            Ok(Arc::new(
-                builder.open().map_err(crate::token::sign_failure)?,
-            ))
+            Ok(Arc::new(builder.open().map_err(sign_failure)?))
         }
         KeySource::Pem(path) => {
             let certificate = certificate.ok_or_else(|| {
@@ -100,7 +52,7 @@ pub(crate) fn open_key(
     match &options.key {
         #[cfg(feature = "pkcs11")]
         KeySource::Token(uri) => {
-            let builder = crate::token::builder(uri, options.module.as_deref()).scheme(scheme);
+            let builder = builder(uri, options.module.as_deref()).scheme(scheme);
             Ok(Box::new(builder.open_key()?))
         }
         KeySource::Pem(path) => pem::key(path, options, scheme),
@@ -111,6 +63,80 @@ pub(crate) fn open_key(
 pub(crate) fn read_certificate(path: &Path) -> Result<Certificate, Failure> {
     let bytes = input::certificate_file(path)?;
     Certificate::from_pem_or_der(&bytes).map_err(|error| Failure::from(error).on(path))
+}
+
+/// What a token, and what signs with it, fails at.
+#[cfg(feature = "pkcs11")]
+mod token {
+    use taskseal::pkcs11::Error;
+
+    use crate::failure::Failure;
+
+    impl From<Error> for Failure {
+        fn from(error: Error) -> Self {
+            let (reason, hint) = match &error {
+                Error::NoModule => (
+                    "module",
+                    Some("or name the module with --module PATH or the variable TASKSEAL_MODULE"),
+                ),
+                Error::ModuleNotFound { .. }
+                | Error::ModuleLoad { .. }
+                | Error::LibraryMismatch { .. } => ("module", None),
+                Error::TokenNotFound { .. } | Error::SeveralTokens { .. } => (
+                    "token-not-found",
+                    Some("`taskseal token list --module PATH` lists the tokens"),
+                ),
+                Error::KeyNotFound { .. } | Error::SeveralKeys { .. } => (
+                    "key-not-found",
+                    Some("`taskseal key list --key URI` lists the keys of a token"),
+                ),
+                Error::NoPin { .. } => (
+                    "pin",
+                    Some("add ?pin-source=file:/path to the URI, or set TASKSEAL_PIN_FILE"),
+                ),
+                Error::PinRefused { .. }
+                | Error::PinRefusedBefore { .. }
+                | Error::FinalTry { .. }
+                | Error::Locked { .. } => ("pin", None),
+                Error::CertificateNotFound { .. } => (
+                    "certificate-not-found",
+                    Some("name it with --cert FILE, or `taskseal cert import` it"),
+                ),
+                Error::Exists { .. } => ("exists", None),
+                Error::Extractable { .. } => (
+                    "extractable",
+                    Some(
+                        "this command has no such choice: it signs with keys that cannot leave the token",
+                    ),
+                ),
+                _ => ("token", None),
+            };
+            Self::library(reason, error.class(), &error).maybe_hint(hint.map(str::to_owned))
+        }
+    }
+}
+
+/// What a URI names, with the module and PIN that it leaves open.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn builder(uri: &Uri, module: Option<&Path>) -> Builder {
+    let mut builder = Pkcs11Signer::builder();
+    if let Some(module) = module {
+        builder = builder.module_path(module);
+    }
+    builder = builder.uri(uri);
+    match pin::source(uri) {
+        Some(source) => builder.pin(source),
+        None => builder,
+    }
+}
+
+/// The error of building a signer, with the hints for its token.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn sign_failure(error: SignError) -> Failure {
+    match error {
+        SignError::Token(error) => error.into(),
+        other => other.into(),
+    }
 }
 
 /// Keys in PEM files.

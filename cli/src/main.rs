@@ -8,6 +8,8 @@ mod cert;
 mod demo;
 #[cfg(feature = "pkcs11")]
 mod doctor;
+mod escape;
+mod exit;
 mod failure;
 mod fernet;
 mod input;
@@ -38,16 +40,6 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use crate::args::{Cli, Command, Global};
 use crate::failure::Failure;
 
-/// The command did what it was asked for.
-const DONE: u8 = 0;
-/// A message was refused, or something failed.
-const FAILED: u8 = 1;
-/// The command line makes no sense.
-const USAGE: u8 = 2;
-/// `doctor` has found something to look after, and nothing that fails.
-#[cfg(feature = "pkcs11")]
-const WARNED: u8 = 3;
-
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let color = early_color(&arguments);
@@ -66,7 +58,7 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             failure.report(global.json);
-            ExitCode::from(FAILED)
+            ExitCode::from(exit::FAILED)
         }
     }
 }
@@ -91,7 +83,7 @@ fn run(command: Command, global: Global) -> Result<u8, Failure> {
         Command::Demo(args) => demo::run(&args, global),
         Command::Completions(args) => completions(args.shell),
     }?;
-    Ok(DONE)
+    Ok(exit::DONE)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
@@ -106,7 +98,7 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         // Nobody is left to tell when this fails.
         let _ = error.print();
-        return ExitCode::from(DONE);
+        return ExitCode::from(exit::DONE);
     }
     if arguments.iter().any(|argument| argument == "--json") {
         Failure::usage(error).report(true);
@@ -114,7 +106,7 @@ fn usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         let text = unshown::without_secrets(&error.render().ansi().to_string());
         let _ = write!(anstream::stderr(), "{text}");
     }
-    ExitCode::from(USAGE)
+    ExitCode::from(exit::USAGE)
 }
 
 /// The value of `--color`, looked for by hand: the parser's own messages are coloured too.

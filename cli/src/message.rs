@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use taskseal::message::OpenedMessage;
-use taskseal::{Certificate, MessageOpener, MessageSealer, Opener, Signer};
+use taskseal::{Certificate, ErrorClass, MessageOpener, MessageSealer, Opener, Signer};
 
 use crate::args::message::{OpenMessageOptions, ScopeOptions, SealMessageOptions};
 use crate::args::{Global, OpenArgs, SealArgs};
 use crate::failure::Failure;
+use crate::input;
 use crate::output::{self, style};
-use crate::{input, seal};
 
 /// Seals what is read as a whole message.
 pub(crate) fn seal(
@@ -24,7 +24,7 @@ pub(crate) fn seal(
     let sealer = sealer(&options.scope, signer)?.with_domain(&options.destination.domain);
     let json = input::message(args.file.as_deref(), args.max_size)?;
     let wire = sealer.seal_json(&json, &options.destination.destination())?;
-    seal::check_size(wire.len(), args.max_size)?;
+    check_size(wire.len(), args.max_size)?;
     let mut out = io::stdout().lock();
     out.write_all(wire.as_bytes())?;
     if output::stdout_is_terminal() {
@@ -73,6 +73,16 @@ pub(crate) fn open(
         output::warn(global, text);
     }
     Ok(report(&opened, global)?)
+}
+
+/// Refuses to give out what openers would refuse for its length.
+pub(crate) fn check_size(len: usize, max: usize) -> Result<(), Failure> {
+    if len <= max {
+        return Ok(());
+    }
+    let text = format!("the sealed message has {len} bytes; the limit is {max}");
+    let hint = "--max-size BYTES allows a longer one; whoever opens it has to allow it too";
+    Err(Failure::new("too-large", ErrorClass::Permanent, text).hint(hint))
 }
 
 fn sealer(scope: &ScopeOptions, signer: Arc<dyn Signer>) -> Result<MessageSealer, Failure> {

@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::args::Global;
+pub(crate) use crate::escape::escaped;
 
 /// The styles in use. Streams of `anstream` drop them where they are not wanted.
 pub(crate) mod style {
@@ -185,20 +186,6 @@ impl Table {
         }
         Ok(())
     }
-}
-
-/// Text that somebody else may have written, with its control characters escaped: no forged lines, no terminal
-/// sequences.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for char in text.chars() {
-        if is_hidden(char) {
-            safe.extend(char.escape_default());
-        } else {
-            safe.push(char);
-        }
-    }
-    safe
 }
 
 /// The first characters of a text that is too long for a line.

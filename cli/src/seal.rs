@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 use taskseal::pss::Scheme;
-use taskseal::{ErrorClass, Policy, Sealed, Sealer, Signer};
+use taskseal::{Policy, Sealed, Sealer, Signer};
 
 use crate::args::{Global, SealArgs};
 use crate::failure::Failure;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
         .with_format(args.format)
         .with_content(&args.content_type, &args.content_encoding);
     let sealed = sealer.seal_bytes(&body)?;
-    check_size(sealed.as_bytes().len(), args.max_size)?;
+    message::check_size(sealed.as_bytes().len(), args.max_size)?;
     write(&sealed)?;
     if global.json {
         let facts = Facts {
@@ -68,15 +68,6 @@ pub(crate) fn run(args: &SealArgs, global: Global) -> Result<(), Failure> {
         output::json_line(&mut std::io::stderr().lock(), &facts)?;
     }
     Ok(())
-}
-
-pub(crate) fn check_size(len: usize, max: usize) -> Result<(), Failure> {
-    if len <= max {
-        return Ok(());
-    }
-    let text = format!("the sealed message has {len} bytes; the limit is {max}");
-    let hint = "--max-size BYTES allows a longer one; whoever opens it has to allow it too";
-    Err(Failure::new("too-large", ErrorClass::Permanent, text).hint(hint))
 }
 
 /// A signature under such a certificate can be made, but nobody will accept it.

@@ -1,37 +1,18 @@
-//! `taskseal token`, and what all commands that use a token share.
-
-use std::path::Path;
+//! `taskseal token`.
 
 use serde::Serialize;
-use taskseal::SignError;
-use taskseal::pkcs11::{
-    Builder, Error, Pkcs11Signer, TokenInfo, Uri, import_certificate, init_token, list_tokens,
-};
+use taskseal::pkcs11::{TokenInfo, init_token, list_tokens};
 
 use crate::args::Global;
-use crate::args::token::{ImportArgs, TokenArgs, TokenCommand, TokenInitArgs, TokenListArgs};
-use crate::cert::CertificateFacts;
+use crate::args::token::{TokenArgs, TokenCommand, TokenInitArgs, TokenListArgs};
 use crate::failure::Failure;
 use crate::output::{self, Cell, Table, style};
-use crate::{keys, pin};
+use crate::pin;
 
 pub(crate) fn run(args: &TokenArgs, global: Global) -> Result<(), Failure> {
     match &args.command {
         TokenCommand::List(args) => list(args, global),
         TokenCommand::Init(args) => init(args, global),
-    }
-}
-
-/// What a URI names, with the module and PIN that it leaves open.
-pub(crate) fn builder(uri: &Uri, module: Option<&Path>) -> Builder {
-    let mut builder = Pkcs11Signer::builder();
-    if let Some(module) = module {
-        builder = builder.module_path(module);
-    }
-    builder = builder.uri(uri);
-    match pin::source(uri) {
-        Some(source) => builder.pin(source),
-        None => builder,
     }
 }
 
@@ -173,85 +154,4 @@ fn percent_encoded(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-/// `taskseal cert import`.
-pub(crate) fn import(args: &ImportArgs, global: Global) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Imported {
-        label: String,
-        id: String,
-        certificate: CertificateFacts,
-    }
-    let certificate = keys::read_certificate(&args.file)?;
-    let builder = builder(&args.key.uri, args.key.module.as_deref());
-    let imported = import_certificate(&builder, &certificate, None)?;
-    let id = output::hex(&imported.id);
-    if global.json {
-        let certificate = CertificateFacts::new(&imported.certificate);
-        return Ok(output::json(&Imported {
-            label: imported.label,
-            id,
-            certificate,
-        })?);
-    }
-    Ok(output::facts(
-        &mut anstream::stdout().lock(),
-        &[
-            ("imported", output::escaped(imported.certificate.id())),
-            ("label", output::escaped(&imported.label)),
-            ("id", id),
-        ],
-    )?)
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let (reason, hint) = match &error {
-            Error::NoModule => (
-                "module",
-                Some("or name the module with --module PATH or the variable TASKSEAL_MODULE"),
-            ),
-            Error::ModuleNotFound { .. }
-            | Error::ModuleLoad { .. }
-            | Error::LibraryMismatch { .. } => ("module", None),
-            Error::TokenNotFound { .. } | Error::SeveralTokens { .. } => (
-                "token-not-found",
-                Some("`taskseal token list --module PATH` lists the tokens"),
-            ),
-            Error::KeyNotFound { .. } | Error::SeveralKeys { .. } => (
-                "key-not-found",
-                Some("`taskseal key list --key URI` lists the keys of a token"),
-            ),
-            Error::NoPin { .. } => (
-                "pin",
-                Some("add ?pin-source=file:/path to the URI, or set TASKSEAL_PIN_FILE"),
-            ),
-            Error::PinRefused { .. }
-            | Error::PinRefusedBefore { .. }
-            | Error::FinalTry { .. }
-            | Error::Locked { .. } => ("pin", None),
-            Error::CertificateNotFound { .. } => (
-                "certificate-not-found",
-                Some("name it with --cert FILE, or `taskseal cert import` it"),
-            ),
-            Error::Exists { .. } => ("exists", None),
-            Error::Extractable { .. } => (
-                "extractable",
-                Some(
-                    "this command has no such choice: it signs with keys that cannot leave the token",
-                ),
-            ),
-            _ => ("token", None),
-        };
-        Self::library(reason, error.class(), &error).maybe_hint(hint.map(str::to_owned))
-    }
-}
-
-/// The error of building a signer, with the hints for its token.
-pub(crate) fn sign_failure(error: SignError) -> Failure {
-    match error {
-        SignError::Token(error) => error.into(),
-        other => other.into(),
-    }
 }

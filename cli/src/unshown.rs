@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use anstream::adapter::strip_str;
 
-use crate::output;
+use crate::escape::escaped;
 
 /// The text without the arguments of this process that may hold a PIN.
 pub(crate) fn without_secrets(text: &str) -> String {
@@ -37,7 +37,7 @@ fn secret_of(argument: OsString) -> Option<String> {
 fn forms(value: String) -> [String; 4] {
     let debug = format!("{value:?}");
     [
-        output::escaped(&value),
+        escaped(&value),
         debug.trim_matches('"').to_owned(),
         strip_str(&value).to_string(),
         value,
@@ -73,7 +73,7 @@ mod tests {
                 format!("unexpected argument '{argument}' found"),
                 format!(
                     "cannot read {}: no such file",
-                    crate::output::escaped(value)
+                    crate::escape::escaped(value)
                 ),
                 format!("no such thing as {value:?}"),
             ] {

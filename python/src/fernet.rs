@@ -12,7 +12,7 @@ use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::{Input, UriText};
-use crate::key::TokenKey;
+use crate::keys::TokenKey;
 
 /// Encrypts and authenticates bytes under one key, as Python's `cryptography.fernet` does.
 #[pyclass(frozen, module = "taskseal")]

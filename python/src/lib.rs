@@ -16,6 +16,7 @@ mod errors;
 mod fernet;
 mod input;
 mod key;
+mod keys;
 mod logging;
 mod message;
 mod open;

@@ -14,7 +14,7 @@ use crate::choices;
 use crate::detach::detached;
 use crate::errors::{IntoPyErr as _, configuration};
 use crate::input::{Input, UriText};
-use crate::key::{PrivateKey, TokenKey};
+use crate::keys::{self, TokenKey};
 use crate::logging;
 
 /// A private RSA key with its certificate, which signs messages with RSA-PSS.
@@ -87,8 +87,14 @@ impl Signer {
         digest: &str,
         salt: &str,
     ) -> PyResult<Self> {
-        let key = PrivateKey::from_software_pem(key, password)?;
-        key.signer(py, certificate, digest, salt)
+        let scheme = choices::scheme(digest, salt)?;
+        let key = keys::from_pem(&key, password.as_ref())?;
+        Self::in_memory(
+            py,
+            keys::with_scheme(&key, scheme)?,
+            scheme,
+            certificate.0.clone(),
+        )
     }
 
     /// Signs `message`: a signature as long as the modulus.

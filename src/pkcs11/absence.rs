@@ -8,9 +8,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::fernet::SecretKeyInfo;
-use super::module::lock;
-use super::provision::KeyInfo;
+use super::info::{KeyInfo, SecretKeyInfo};
+use super::process::lock;
 use super::token::TokenInfo;
 
 /// Whether a key was found to be gone.

@@ -5,23 +5,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::error::Error;
-use super::find::{FoundKey, KeyFilter, find_key};
-use super::guard::Rules;
-use super::key::{KeyOptions, Opened, Pkcs11Key};
-use super::module::{Module, ModuleSession};
+use super::filter::TokenFilter;
+use super::limits::{self, Limits, Rules};
+use super::module::Module;
 use super::pin::PinSource;
 use super::place::{ModuleChoice, Place};
-use super::pool::Ready;
 use super::process::Deadline;
-use super::recovery::{Connection, Limits};
-use super::session::Access;
-use super::token::{TokenFilter, TokenInfo};
 use super::uri::{LibraryFilter, ObjectType, Uri};
-use super::{Pkcs11Signer, certificates};
 use crate::certificate::Certificate;
 use crate::pss::{KeySizes, Scheme};
-use crate::signer::{SignError, SigningKey as _, check_pair};
 
 /// Which module, token and key are meant, and how they are used.
 #[derive(Clone)]
@@ -30,13 +22,22 @@ pub struct Builder {
     pub(super) label: Option<String>,
     pub(super) id: Option<Vec<u8>>,
     pub(super) object_type: Option<ObjectType>,
-    certificate: CertificateChoice,
+    pub(super) certificate: CertificateChoice,
     pub(super) options: KeyOptions,
     pub(super) provision_deadline: Duration,
 }
 
+/// What a key is opened with.
+#[derive(Debug, Clone)]
+pub(super) struct KeyOptions {
+    pub(super) scheme: Scheme,
+    pub(super) sizes: KeySizes,
+    pub(super) allow_extractable: bool,
+    pub(super) limits: Limits,
+}
+
 #[derive(Clone)]
-enum CertificateChoice {
+pub(super) enum CertificateChoice {
     None,
     Given(Certificate),
     FromToken,
@@ -44,19 +45,19 @@ enum CertificateChoice {
 
 impl Builder {
     /// How many sessions a key has at most, unless [`max_sessions`](Self::max_sessions) says otherwise.
-    pub const DEFAULT_MAX_SESSIONS: usize = 8;
+    pub const DEFAULT_MAX_SESSIONS: usize = limits::MAX_SESSIONS;
     /// How long a caller waits for a session, unless [`session_wait`](Self::session_wait) says otherwise.
-    pub const DEFAULT_SESSION_WAIT: Duration = Duration::from_secs(10);
+    pub const DEFAULT_SESSION_WAIT: Duration = limits::SESSION_WAIT;
 
     /// How long a signature may take, unless [`deadline`](Self::deadline) says otherwise.
-    pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+    pub const DEFAULT_DEADLINE: Duration = limits::DEADLINE;
     /// How long making, importing and listing what is on a token may take, unless
     /// [`provision_deadline`](Self::provision_deadline) says otherwise.
-    pub const DEFAULT_PROVISION_DEADLINE: Duration = Duration::from_secs(120);
+    pub const DEFAULT_PROVISION_DEADLINE: Duration = limits::PROVISION_DEADLINE;
     /// How many calls may hang in a module, unless [`max_stuck`](Self::max_stuck) says otherwise.
-    pub const DEFAULT_MAX_STUCK: usize = 8;
+    pub const DEFAULT_MAX_STUCK: usize = limits::MAX_STUCK;
     /// Time between two new starts of a module, unless [`reload_interval`](Self::reload_interval) says otherwise.
-    pub const DEFAULT_RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+    pub const DEFAULT_RELOAD_INTERVAL: Duration = limits::RELOAD_INTERVAL;
 
     /// The default choices: SHA-256 with a salt of its length, keys of 2048 to 8192 bits that cannot be read.
     #[must_use]
@@ -155,7 +156,7 @@ impl Builder {
     /// flags=`. At most 4096 bytes in a URI, without a zero byte.
     ///
     /// It is the whole process's: a module is initialised once. Without it, a module that is there is taken as it was
-    /// initialised; another text than that one is an error ([`Error::ModuleLoad`]). No secret belongs into it.
+    /// initialised; another text than that one is an error ([`Error::ModuleLoad`](super::Error::ModuleLoad)). No secret belongs into it.
     #[must_use]
     pub fn init_reserved(mut self, text: impl Into<String>) -> Self {
         self.place.init_reserved = Some(text.into());
@@ -262,7 +263,7 @@ impl Builder {
         self
     }
 
-    /// How long a caller waits for a session at most; after that, or at its deadline, the answer is [`Error::Busy`].
+    /// How long a caller waits for a session at most; after that, or at its deadline, the answer is [`Error::Busy`](super::Error::Busy).
     #[must_use]
     pub const fn session_wait(mut self, wait: Duration) -> Self {
         self.options.limits.session_wait = wait;
@@ -270,7 +271,7 @@ impl Builder {
     }
 
     /// How long opening a key and making a signature may take, with all waiting and trying again. A call in the module
-    /// that is not back by then is written off: its caller gets [`Error::Timeout`], and its thread and session are left
+    /// that is not back by then is written off: its caller gets [`Error::Timeout`](super::Error::Timeout), and its thread and session are left
     /// to themselves.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
@@ -280,14 +281,14 @@ impl Builder {
 
     /// How long making, importing and listing keys and certificates on the token may take: longer than a signature, because
     /// an RSA key of 4096 bits takes some devices a minute, and because a person may be asked for the PIN. Nothing of it is
-    /// tried again. After [`Error::Timeout`], what the token makes too late is destroyed again when its call comes back.
+    /// tried again. After [`Error::Timeout`](super::Error::Timeout), what the token makes too late is destroyed again when its call comes back.
     #[must_use]
     pub const fn provision_deadline(mut self, deadline: Duration) -> Self {
         self.provision_deadline = deadline;
         self
     }
 
-    /// How many calls in a module may be written off and not back before callers get [`Error::Stuck`] at once instead of
+    /// How many calls in a module may be written off and not back before callers get [`Error::Stuck`](super::Error::Stuck) at once instead of
     /// one more thread that hangs; at least 1. The calls in progress when that number is reached may still hang too.
     #[must_use]
     pub const fn max_stuck(mut self, calls: usize) -> Self {
@@ -343,137 +344,8 @@ impl Builder {
         self
     }
 
-    /// Opens the key that the label and id name, without a certificate.
-    ///
-    /// # Errors
-    /// [`Error`]: module, token, PIN, key or scheme.
-    pub fn open_key(&self) -> Result<Pkcs11Key, Error> {
-        let filter = self.key_filter()?;
-        let (key, ()) = self.open_found(move |access, session| {
-            let key = find_key(access, session, &filter)?;
-            Ok(Ok::<_, Error>((key, ())))
-        })?;
-        tracing::info!(key = key.name(), token = %key.token(), scheme = %key.scheme(), path = key.signature_path().as_str(), "key opened");
-        Ok(key)
-    }
-
-    /// Opens the signer with this certificate.
-    ///
-    /// # Errors
-    /// As for [`Pkcs11Signer::open`].
-    pub fn open_signer(self, certificate: Certificate) -> Result<Pkcs11Signer, SignError> {
-        self.certificate(certificate).open()
-    }
-
-    /// Opens the signer with the certificate that was chosen by [`certificate`](Self::certificate) or
-    /// [`certificate_from_token`](Self::certificate_from_token).
-    ///
-    /// # Errors
-    /// As for [`Pkcs11Signer::open`]; [`Error::NoCertificate`] when none was chosen.
-    pub fn open(&self) -> Result<Pkcs11Signer, SignError> {
-        let mut filter = self.key_filter()?;
-        let chosen = self.certificate.clone();
-        let (key, certificate) = self.open_found(move |access, session| match &chosen {
-            CertificateChoice::None => Ok(Err(SignError::from(Error::NoCertificate))),
-            CertificateChoice::Given(certificate) => {
-                filter.public_key = Some(certificate.public_key().clone());
-                let key = filter.find(access, session)?;
-                let mismatch = || SignError::KeyMismatch {
-                    certificate: certificate.id().to_owned(),
-                };
-                let key = key.ok_or_else(mismatch);
-                Ok(key.map(|key| (key, certificate.clone())))
-            }
-            CertificateChoice::FromToken => {
-                let key = find_key(access, session, &filter)?;
-                let certificate = certificates::certificate_of(access, session, &key.info)?;
-                let key = key.with_half(certificate.public_key(), true);
-                let mismatch = || SignError::KeyMismatch {
-                    certificate: certificate.id().to_owned(),
-                };
-                let key = key.ok_or_else(mismatch);
-                Ok(key.map(|key| (key, certificate)))
-            }
-        })?;
-        check_pair(
-            key.public_key(),
-            &certificate,
-            key.scheme(),
-            self.options.sizes,
-        )?;
-        tracing::info!(
-            signer = certificate.id(),
-            key = key.name(),
-            token = %key.token(),
-            bits = key.public_key().bits(),
-            scheme = %key.scheme(),
-            path = key.signature_path().as_str(),
-            "signer opened: the key is on a token"
-        );
-        Ok(Pkcs11Signer::new(key, certificate))
-    }
-
-    /// The token that is meant, without logging in.
-    ///
-    /// # Errors
-    /// [`Error`]: the module, none or several tokens, or no answer within the deadline.
-    pub fn token(&self) -> Result<TokenInfo, Error> {
-        self.on_token(self.options.limits.deadline, |access, _| {
-            Ok(access.token.clone())
-        })
-    }
-
-    /// Opens a session on a thread of its own and finds the key in it, all within the deadline. What may pass by itself
-    /// is tried again.
-    fn open_found<T: Send + 'static, E: From<Error> + Send + 'static>(
-        &self,
-        mut find: impl FnMut(&Access, &dyn ModuleSession) -> Result<Result<(FoundKey, T), E>, Error>
-        + Send
-        + 'static,
-    ) -> Result<(Pkcs11Key, T), E> {
-        let deadline = self.deadline_from_now();
-        let connection = Arc::new(Connection::new(&self.place, self.options.limits)?);
-        let (place, theirs) = (self.place.clone(), connection.clone());
-        let (access, found, with) = connection.run(deadline, move |line, _| {
-            theirs.climb_to_open(deadline, |step| {
-                let access = theirs.access(&place, None, true, deadline)?;
-                let (session, stamp) = access.open(false, step.login, deadline)?;
-                let found = find(&access, session.as_ref())?;
-                Ok(found.map(|(found, with)| {
-                    line.ready = Some(Ready {
-                        session,
-                        keys: found.handle,
-                        stamp,
-                    });
-                    (access, found, with)
-                }))
-            })?
-        })?;
-        let opened = Opened {
-            place: self.place.clone(),
-            connection,
-            access,
-            deadline,
-        };
-        Ok((Pkcs11Key::new(opened, found, &self.options)?, with))
-    }
-
     pub(super) fn deadline_from_now(&self) -> Deadline {
         Deadline::after(self.options.limits.deadline)
-    }
-
-    pub(super) fn key_filter(&self) -> Result<KeyFilter, Error> {
-        if let Some(other) = self.object_type.filter(|kind| *kind != ObjectType::Private) {
-            return Err(Error::Argument(format!(
-                "type={} names no private key; leave type out of the URI or write type=private",
-                other.as_str()
-            )));
-        }
-        Ok(KeyFilter {
-            label: self.label.clone(),
-            id: self.id.clone(),
-            public_key: None,
-        })
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::error::Error;
 use super::health::{Health, Record, Statistics};
+use super::limits::Limits;
 use super::place::Place;
 use super::process::{Deadline, PerProcess};
-use super::recovery::{Connection, Limits};
+use super::recovery::Connection;
 use super::token::TokenInfo;
 
 /// What opened keys are used through. Nothing of it outlives a fork.

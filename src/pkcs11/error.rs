@@ -4,16 +4,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fernet::SecretKeyInfo;
-use super::module::{Answer, CallError};
+use super::info::{KeyInfo, SecretKeyInfo};
+use super::module::{Answer, CallError, LoadError};
 use super::pin::PinError;
-use super::provision::KeyInfo;
 use super::rv::Rv;
 use super::token::TokenInfo;
 use super::uri::UriError;
 use crate::certificate::CertificateError;
 use crate::error::ErrorClass;
-use crate::hex::hex;
 use crate::pss::{Scheme, SchemeError};
 
 /// What a token, its module or its configuration did wrong.
@@ -419,6 +417,12 @@ impl Error {
     }
 }
 
+impl From<LoadError> for Error {
+    fn from(LoadError { path, reason }: LoadError) -> Self {
+        Self::ModuleLoad { path, reason }
+    }
+}
+
 impl CallError {
     /// What a caller may do about it.
     #[must_use]
@@ -444,18 +448,6 @@ impl fmt::Display for TokenWanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}", self.attributes, self.module.display())
     }
-}
-
-/// Label and id of an object, as errors and logs show them.
-pub(crate) fn object_name(label: &str, id: &[u8]) -> String {
-    format!(
-        "{label:?} (id {})",
-        if id.is_empty() {
-            "empty".to_owned()
-        } else {
-            hex(id)
-        }
-    )
 }
 
 fn at(token: Option<&TokenInfo>) -> String {

@@ -3,13 +3,12 @@
 use std::fmt;
 
 use super::certificates::read_certificates;
-use super::error::{Error, object_name};
-use super::key::KeyOptions;
+use super::error::Error;
+use super::info::KeyInfo;
 use super::module::{
     Attribute, AttributeKind as Kind, KeyType, MechanismKind, ModuleSession, ObjectClass,
     ObjectHandle,
 };
-use super::provision::KeyInfo;
 use super::recovery::Find;
 use super::session::Access;
 use crate::public_key::{PublicKey, strip_zeros};
@@ -162,7 +161,7 @@ impl FoundKey {
     }
 
     /// Keys that could leave the token are refused, and so is a key of which that is not known.
-    pub(super) fn check(&self, access: &Access, options: &KeyOptions) -> Result<(), Error> {
+    pub(super) fn check(&self, access: &Access, allow_extractable: bool) -> Result<(), Error> {
         let info = &self.info;
         let token = || Box::new(access.token.clone());
         if info.sign == Some(false) {
@@ -172,7 +171,7 @@ impl FoundKey {
             });
         }
         match why_unsafe(info.sensitive, info.extractable) {
-            Some(reason) if options.allow_extractable => {
+            Some(reason) if allow_extractable => {
                 tracing::warn!(key = %info.name(), reason, "an unsafe key is used, as asked for");
             }
             Some(reason) => {
@@ -332,13 +331,6 @@ fn public_half(
         .bytes(Kind::Modulus)
         .zip(attributes.bytes(Kind::PublicExponent));
     Ok(halves.and_then(|(modulus, exponent)| PublicKey::from_components(modulus, exponent).ok()))
-}
-
-/// Label and id, as errors show them.
-impl KeyInfo {
-    pub(super) fn name(&self) -> String {
-        object_name(&self.label, &self.id)
-    }
 }
 
 /// `CKM_RSA_PKCS_KEY_PAIR_GEN` is asked about where keys are made.

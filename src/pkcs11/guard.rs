@@ -9,24 +9,23 @@
 
 mod calls;
 mod instance;
-mod starts;
+pub(crate) mod starts;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use self::calls::GuardedSession;
 use self::instance::{Instance, Others};
-pub(crate) use self::starts::{Reload, Sight};
-use super::builder::Builder;
 use super::error::Error;
 use super::fork::watch;
-use super::module::{CallError, CryptokiModule, Module, ModuleSession, lock};
+use super::limits::{DEADLINE, Rules};
+use super::module::library::CryptokiModule;
+use super::module::{CallError, Module};
+use super::process::lock;
 use super::process::{Apart, Deadline, PerProcess, ProcessId};
-use super::rv::Rv;
 use super::whereabouts::Whereabouts;
 
 /// A module of this process. Cheap to clone.
@@ -64,27 +63,6 @@ struct State {
     last: Option<Instant>,
     /// When the last start was over, whatever came of it.
     ended: Option<Instant>,
-}
-
-/// What may be done to a module.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rules {
-    /// Whether it may be finalised and initialised again.
-    pub(crate) reload: bool,
-    /// Time from one new start to the next, at least.
-    pub(crate) reload_interval: Duration,
-    /// Whether a forked child may do so although the module is not known to bear it.
-    pub(crate) reinitialize_after_fork: bool,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            reload: true,
-            reload_interval: Builder::DEFAULT_RELOAD_INTERVAL,
-            reinitialize_after_fork: false,
-        }
-    }
 }
 
 /// A shared library and its guard.
@@ -129,11 +107,17 @@ pub fn load(path: &Path) -> Result<Arc<dyn Module>, Error> {
 /// [`Error::ModuleLoad`] as for [`load`], and for another text.
 pub fn load_with(path: &Path, reserved: Option<&str>) -> Result<Arc<dyn Module>, Error> {
     let guard = Guard::loaded(path, reserved)?;
-    guard.start(
-        &Rules::default(),
-        Deadline::after(Builder::DEFAULT_DEADLINE),
-    )?;
+    guard.start(&Rules::default(), Deadline::after(DEADLINE))?;
     Ok(guard)
+}
+
+/// The shared library at `path` without the guard that [`load`] puts before it, and not initialised: for tests that stand
+/// between the two.
+///
+/// # Errors
+/// [`Error::ModuleLoad`] when it is no module.
+pub fn library(path: &Path) -> Result<Arc<dyn Module>, Error> {
+    Ok(Arc::new(CryptokiModule::new(path.to_owned(), None)?))
 }
 
 impl Guard {
@@ -150,7 +134,8 @@ impl Guard {
             let fits = known.library.check_reserved(reserved);
             // One that never started was perhaps given the wrong text, and is not what the process has.
             if known.guard.epoch() > 0 || known.library.has_reserved(reserved) {
-                return fits.map(|()| known.guard.clone());
+                fits?;
+                return Ok(known.guard.clone());
             }
         }
         let library = Arc::new(CryptokiModule::new(path.clone(), reserved)?);
@@ -253,35 +238,6 @@ impl Guard {
         thread.instance().is_some_and(|place| place < number)
     }
 
-    /// Opens a session in the current epoch; waits for its turn until the deadline.
-    pub(crate) fn open(
-        &self,
-        slot: u64,
-        writable: bool,
-        deadline: Deadline,
-    ) -> Result<Box<dyn ModuleSession>, CallError> {
-        const NAME: &str = "C_OpenSession";
-        let instance = self.own(NAME)?;
-        let _here = instance.stay();
-        let one_at_a_time = instance.sessions.lock(deadline);
-        if one_at_a_time.is_none() {
-            instance.waited_in_vain();
-            return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
-        }
-        let inside = instance.enter(NAME)?;
-        // Changes while this call is inside only when the instance is abandoned; then the session is of no use.
-        let epoch = self.epoch();
-        let session = instance.module.open_session(slot, writable)?;
-        drop(inside);
-        drop(one_at_a_time);
-        Ok(Box::new(GuardedSession {
-            session: Some(session),
-            guard: self.clone(),
-            instance,
-            epoch,
-        }))
-    }
-
     fn load_error(&self, call: &CallError) -> Error {
         Error::ModuleStart {
             path: self.path().to_owned(),
@@ -296,7 +252,7 @@ impl Guard {
     /// Refuses calls of a forked child.
     fn check_process(&self, function: &'static str) -> Result<(), CallError> {
         if !self.0.process.is_this() {
-            return Err(not_initialized(function));
+            return Err(CallError::not_initialized(function));
         }
         Ok(())
     }
@@ -318,10 +274,6 @@ impl Guard {
         let _inside = instance.enter(function)?;
         call(instance.module.as_ref())
     }
-}
-
-const fn not_initialized(function: &'static str) -> CallError {
-    CallError::new(function, Rv::CRYPTOKI_NOT_INITIALIZED)
 }
 
 impl fmt::Debug for Guard {

@@ -42,6 +42,16 @@ pub struct Mechanism {
 }
 
 impl Builder {
+    /// The token that is meant, without logging in.
+    ///
+    /// # Errors
+    /// [`Error`]: the module, none or several tokens, or no answer within the deadline.
+    pub fn token(&self) -> Result<TokenInfo, Error> {
+        self.on_token(self.options.limits.deadline, |access, _| {
+            Ok(access.token.clone())
+        })
+    }
+
     /// Asks the module and the token that are meant what they are, without a login.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::Digest as LcDigest;
 use zeroize::Zeroizing;
 
+use super::builder::KeyOptions;
 use super::connections::Connections;
 use super::error::Error;
 use super::find::{FoundKey, KeyFilter};
@@ -15,10 +16,10 @@ use super::ladder::climbs;
 use super::module::{Module as _, ModuleSession, ObjectHandle, SignMechanism};
 use super::place::Place;
 use super::process::Deadline;
-use super::recovery::{Connection, Limits, Target};
+use super::recovery::{Connection, Target};
 use super::rv::Rv;
 use super::session::Access;
-use super::{Builder, Uri};
+use super::token::TokenInfo;
 use crate::error::ErrorClass;
 use crate::pss::{Hash, Scheme, emsa_pss_encode};
 use crate::public_key::{PublicKey, lc_hash};
@@ -83,14 +84,6 @@ pub(super) struct Opened {
 }
 
 impl Pkcs11Key {
-    /// Opens the key that `uri` names, with the default choices of the [`Builder`].
-    ///
-    /// # Errors
-    /// [`Error`]: module, token, PIN, key or scheme.
-    pub fn open(uri: &Uri) -> Result<Self, Error> {
-        Builder::new().uri(uri).open_key()
-    }
-
     /// How the token makes the signatures.
     #[must_use]
     pub const fn signature_path(&self) -> SignaturePath {
@@ -99,7 +92,7 @@ impl Pkcs11Key {
 
     /// The token as it was when the key was opened.
     #[must_use]
-    pub fn token(&self) -> &super::TokenInfo {
+    pub fn token(&self) -> &TokenInfo {
         &self.core.target.token
     }
 
@@ -131,7 +124,7 @@ impl Pkcs11Key {
         options: &KeyOptions,
     ) -> Result<Self, Error> {
         let access = &opened.access;
-        found.check(access, options)?;
+        found.check(access, options.allow_extractable)?;
         let public_key = found.public_key(access)?.clone();
         options.sizes.check(public_key.bits())?;
         // The length of the salt is checked here: a module was seen to hang on to the operation after a salt too long.
@@ -453,13 +446,4 @@ fn brief(error: &Error) -> String {
         Error::WrongSignature { len, .. } => format!("{len} bytes that do not verify"),
         other => other.to_string(),
     }
-}
-
-/// What a key is opened with.
-#[derive(Debug, Clone)]
-pub(super) struct KeyOptions {
-    pub(super) scheme: Scheme,
-    pub(super) sizes: crate::pss::KeySizes,
-    pub(super) allow_extractable: bool,
-    pub(super) limits: Limits,
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::Error;
-use super::guard::Sight;
+use super::guard::starts::Sight;
 use super::process::Deadline;
 use super::rv::Rv;
 use super::session::Login;

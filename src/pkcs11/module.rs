@@ -5,22 +5,28 @@
 //! by the version promise of this crate.**
 
 mod attribute;
-mod library;
+pub(super) mod library;
 
 use std::fmt;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::attribute::{
     Attribute, AttributeKind, AttributeValue, Attributes, KeyType, ObjectClass,
 };
-pub(super) use self::library::CryptokiModule;
-use super::error::Error;
-pub use super::guard::{load, load_with};
 use super::pin::Pin;
 use super::rv::Rv;
 use super::token::TokenInfo;
 use crate::pss::Digest;
+
+/// A shared library that is not a module, or not the one that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub reason: String,
+}
 
 /// A loaded module.
 ///
@@ -168,6 +174,11 @@ pub enum Answer {
 }
 
 impl CallError {
+    /// For what belongs to another process, or to a state of the module that is over.
+    pub(crate) const fn not_initialized(function: &'static str) -> Self {
+        Self::new(function, Rv::CRYPTOKI_NOT_INITIALIZED)
+    }
+
     /// A call that came back with this value.
     #[must_use]
     pub const fn new(function: &'static str, rv: Rv) -> Self {
@@ -364,18 +375,4 @@ impl SignMechanism {
             Self::Sha256Hmac => MechanismKind::Sha256Hmac,
         }
     }
-}
-
-/// The shared library at `path` without the guard that [`load`] puts before it, and not initialised: for tests that stand
-/// between the two.
-///
-/// # Errors
-/// [`Error::ModuleLoad`] when it is no module.
-pub fn library(path: &Path) -> Result<Arc<dyn Module>, Error> {
-    Ok(Arc::new(CryptokiModule::new(path.to_owned(), None)?))
-}
-
-/// A lock whose holder panicked guards nothing that could be half done here.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
-use super::guard::{Guard, Rules};
+use super::filter::TokenFilter;
+use super::guard::Guard;
+use super::limits::Rules;
 use super::module::Module;
 use super::pin::PinSource;
 use super::process::Deadline;
 use super::session::Access;
-use super::token::{TokenFilter, TokenInfo};
+use super::token::TokenInfo;
 use super::uri::{LibraryFilter, Uri};
 
 /// Where a key is. All that is needed to find it again: after a new start of the module, or in a forked child.

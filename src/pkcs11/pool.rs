@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::module::{ModuleSession, lock};
+use super::module::ModuleSession;
+use super::process::lock;
 use super::process::{Deadline, Signal};
 use super::session::Stamp;
 use super::whereabouts::Whereabouts;

@@ -1,91 +1,24 @@
 //! Making tokens and keys, and listing what is there.
 
-use std::fmt;
 use std::path::Path;
 
+use super::builder::Builder;
 use super::certificates::{TokenCertificate, read_certificates};
-use super::error::{Error, object_name};
+use super::error::Error;
 use super::find::{FoundKey, KEY_GENERATION, KeyFilter, read_keys};
 use super::guard::Guard;
+use super::info::KeyInfo;
+use super::make::{keep_in_time, random_id, refuse_existing, undo};
 use super::module::{
     Attribute, AttributeKind as Kind, Module as _, ModuleSession, ObjectClass, ObjectHandle, User,
 };
 use super::pin::Pin;
-use super::process::Deadline;
 use super::rv::Rv;
 use super::session::{Access, Login};
-use super::token::{TokenInfo, tokens};
-use super::{Builder, Uri};
+use super::slots::{read_token, tokens};
+use super::token::TokenInfo;
+use super::uri::Uri;
 use crate::hex::hex;
-use crate::public_key::PublicKey;
-
-/// A private key on a token. What the token does not tell is `None`, which is not the same as `false`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeyInfo {
-    /// `CKA_LABEL`.
-    pub label: String,
-    /// `CKA_ID`.
-    pub id: Vec<u8>,
-    /// Whether it is an RSA key.
-    pub is_rsa: Option<bool>,
-    /// The public half, if it can be read and is supported: from the key, from the public key beside it, or from a
-    /// certificate on the token that has its modulus.
-    pub public_key: Option<PublicKey>,
-    /// `CKA_MODULUS`, big-endian and without leading zeros. Some tokens tell it and not the exponent.
-    pub modulus: Option<Vec<u8>>,
-    /// `CKA_SENSITIVE`: its value cannot be read.
-    pub sensitive: Option<bool>,
-    /// `CKA_EXTRACTABLE`: it can be wrapped and taken out.
-    pub extractable: Option<bool>,
-    /// `CKA_ALWAYS_SENSITIVE`. Some tokens report it wrongly.
-    pub always_sensitive: Option<bool>,
-    /// `CKA_NEVER_EXTRACTABLE`. Some tokens report it wrongly.
-    pub never_extractable: Option<bool>,
-    /// `CKA_ALWAYS_AUTHENTICATE`: it wants a login for each signature.
-    pub always_authenticate: Option<bool>,
-    /// `CKA_LOCAL`: it was generated on the token. Some tokens report it wrongly.
-    pub local: Option<bool>,
-    /// `CKA_SIGN`.
-    pub sign: Option<bool>,
-    /// How many X.509 certificates on the token have its public half. Only [`list_keys`] counts them.
-    pub certificates: usize,
-}
-
-impl KeyInfo {
-    /// Size of the modulus in bits, if it is known.
-    #[must_use]
-    pub fn bits(&self) -> Option<usize> {
-        self.public_key.as_ref().map(PublicKey::bits)
-    }
-
-    /// Whether that is its public half, as far as the token tells it: `None` when it tells nothing.
-    #[must_use]
-    pub fn is_half_of(&self, public_key: &PublicKey) -> Option<bool> {
-        match (&self.public_key, &self.modulus) {
-            (Some(own), _) => Some(own == public_key),
-            (None, Some(modulus)) => Some(modulus == public_key.modulus()),
-            (None, None) => None,
-        }
-    }
-
-    /// The id in lower-case hexadecimal.
-    #[must_use]
-    pub fn id_hex(&self) -> String {
-        hex(&self.id)
-    }
-}
-
-impl fmt::Display for KeyInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&object_name(&self.label, &self.id))?;
-        match (self.is_rsa, self.bits()) {
-            (Some(false), _) => f.write_str(", not RSA"),
-            (_, Some(bits)) => write!(f, ", RSA {bits}"),
-            (_, None) => Ok(()),
-        }
-    }
-}
 
 /// What a new key shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,7 +74,7 @@ pub fn init_token(
         })?;
         set_user_pin(module, &token, &so_pin, &user_pin)?;
         tracing::info!(%token, "token initialised");
-        Ok(TokenInfo::read(module, token.slot_id))
+        Ok(read_token(module, token.slot_id))
     })
 }
 
@@ -342,27 +275,6 @@ fn check_new(
     })
 }
 
-/// Destroys what was made in vain.
-pub(super) fn undo(session: &dyn ModuleSession, made: &[ObjectHandle]) {
-    for handle in made {
-        if let Err(call) = session.destroy(*handle) {
-            tracing::warn!(%call, "an object that was made in vain could not be removed again");
-        }
-    }
-}
-
-/// An error when the caller does not wait any more. It was told that nothing came of it, so what was made is to be undone.
-pub(super) fn keep_in_time(access: &Access, deadline: Deadline) -> Result<(), Error> {
-    if !deadline.has_passed() {
-        return Ok(());
-    }
-    Err(Error::Timeout {
-        on: access.token.to_string(),
-        doing: "making objects",
-        waited: deadline.waited(),
-    })
-}
-
 const fn is_template_error(rv: Rv) -> bool {
     matches!(
         rv,
@@ -373,27 +285,4 @@ const fn is_template_error(rv: Rv) -> bool {
             // tpm2-pkcs11's word for it.
             | Rv::GENERAL_ERROR
     )
-}
-
-pub(super) fn random_id() -> Result<Vec<u8>, Error> {
-    let mut id = vec![0; 16];
-    aws_lc_rs::rand::fill(&mut id)
-        .map_err(|_| Error::Argument("the operating system gives no randomness".to_owned()))?;
-    Ok(id)
-}
-
-pub(super) fn refuse_existing(
-    access: &Access,
-    session: &dyn ModuleSession,
-    template: &[Attribute],
-    what: &str,
-) -> Result<(), Error> {
-    let found = session.find(template).map_err(|call| access.failed(call))?;
-    if found.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Exists {
-        what: what.to_owned(),
-        on: access.token.to_string(),
-    })
 }

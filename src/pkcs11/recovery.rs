@@ -11,31 +11,25 @@
 //! deadline, with growing pauses. `C_Logout` and `C_CloseAllSessions` are never called: they would end other people's work.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::absence::{Absence, Verdict};
 use super::error::Error;
 use super::fork::watch_thread;
-use super::guard::{Guard, Reload, Rules, Sight};
+use super::guard::Guard;
+use super::guard::starts::{Reload, Sight};
 use super::health::Record;
 use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening, sight};
-use super::module::{ModuleSession, lock};
+use super::limits::{Limits, Rules};
+use super::module::ModuleSession;
 use super::place::Place;
 use super::pool::{Line, NoWorker, Pool, Ready};
+use super::process::lock;
 use super::process::{Apart, Deadline, block_sigpipe};
 use super::session::{Access, Login};
 use super::token::TokenInfo;
 use super::whereabouts::Whereabouts;
 use super::worker::{Bell, NoAnswer};
-
-/// How much a key may use.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) max_sessions: usize,
-    pub(crate) session_wait: Duration,
-    pub(crate) deadline: Duration,
-    pub(crate) max_stuck: usize,
-}
 
 /// Finds a key, or several that are used together, in a session.
 pub(crate) trait Find: Clone + Send + Sync + 'static {

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use super::error::Error;
 use super::guard::Guard;
-use super::module::{CallError, Module as _, ModuleSession, User, lock};
+use super::module::{CallError, Module as _, ModuleSession, User};
 use super::pin::{Fingerprint, Pin, PinSource};
+use super::process::lock;
 use super::process::{Deadline, PerProcess, TimedLock};
 use super::rv::Rv;
+use super::slots::read_token;
 use super::token::TokenInfo;
 
 /// One token, as it was found in one epoch of its module, and the way into it.
@@ -233,7 +235,7 @@ impl Access {
     fn present_pin(&self, session: &dyn ModuleSession, user: User) -> Result<bool, Error> {
         let token = || Box::new(self.token.clone());
         // Asked anew each time: others may have used up the tries.
-        let now = TokenInfo::read(&self.module, self.token.slot_id);
+        let now = read_token(&self.module, self.token.slot_id);
         if now.unreadable.is_some() && !self.shared.unreadable.swap(true, Ordering::Relaxed) {
             tracing::warn!(token = %now, "whether a PIN try is left cannot be seen; logging in all the same");
         }

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::ExposeSecret as _;
 
+use super::filter::TokenFilter;
 use super::pin::{Pin, PinSource};
-use super::token::TokenFilter;
 use crate::error::{ErrorClass, Untrusted};
 
 /// A PKCS#11 URI (RFC 7512).

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::module::lock;
+use super::process::lock;
 use super::process::{Apart, Deadline, Signal};
 use super::whereabouts::Whereabouts;
 

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use taskseal::pkcs11::load;
 use taskseal::pkcs11::module::{
     Attribute, AttributeKind, CallError, Module, ModuleSession, ObjectClass, ObjectHandle,
-    SignMechanism, User, load,
+    SignMechanism, User,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
 

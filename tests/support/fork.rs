@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use taskseal::pkcs11::Rv;
-use taskseal::pkcs11::module::{CallError, LibraryInfo, Module, library};
+use taskseal::pkcs11::library;
+use taskseal::pkcs11::module::{CallError, LibraryInfo, Module};
 
 use super::wrap::{Hook, SessionHook, wrap};
 

@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
-use taskseal::pkcs11::module::{Module, load_with};
+use taskseal::pkcs11::load_with;
+use taskseal::pkcs11::module::Module;
 use taskseal::pkcs11::{self, Builder, KeyInfo, NewKey, Pin, PinSource, Uri};
 
 use super::softhsm::{self, name_of, run_again, test_named};

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use taskseal::Certificate;
 use taskseal::issue;
-use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, ModuleSession, User, load};
+use taskseal::pkcs11::load;
+use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, ModuleSession, User};
 use taskseal::pkcs11::{
     self, Builder, KeyInfo, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo, Uri,
 };

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use taskseal::pkcs11::load;
 use taskseal::pkcs11::module::{
     AttributeKind, Attributes, CallError, CipherMechanism, MechanismInfo, MechanismKind, Module,
-    ModuleSession, ObjectHandle, SignMechanism, User, load,
+    ModuleSession, ObjectHandle, SignMechanism, User,
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
 

@@ -8,9 +8,9 @@ use taskseal::Policy;
 #[cfg(feature = "pkcs11")]
 use taskseal::pkcs11::Uri;
 
+use crate::args::source::FernetSource;
 #[cfg(feature = "pkcs11")]
 use crate::args::token::TokenKeyOptions;
-use crate::fernet::KeySource;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -38,7 +38,7 @@ pub(crate) struct FernetKeyOptions {
     /// first key encrypts and all decrypt
     /// [default: the variables KOMBU_FERNET_KEY and KOMBU_FERNET_KEY_PREVIOUS]
     #[arg(long, value_name = "FILE|env:NAME|URI")]
-    pub(crate) key: Vec<KeySource>,
+    pub(crate) key: Vec<FernetSource>,
     /// Longest input, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = Policy::MAX_MESSAGE_LEN)]
     pub(crate) max_size: usize,
@@ -124,7 +124,7 @@ cannot be read, a generic secret and an AES key, with one label and ids of their
 pub(crate) struct GenerateArgs {
     /// The token, and the label of its two new keys, as a PKCS#11 URI (RFC 7512); without it a key is made in memory
     #[cfg(feature = "pkcs11")]
-    #[arg(long, value_name = "URI", value_parser = crate::keys::token_uri, conflicts_with = "out")]
+    #[arg(long, value_name = "URI", value_parser = crate::args::source::token_uri, conflicts_with = "out")]
     pub(crate) key: Option<Box<Uri>>,
     /// PKCS#11 module (shared library), where the URI has no module-path
     #[cfg(feature = "pkcs11")]
@@ -148,7 +148,7 @@ pub(crate) struct ImportArgs {
     pub(crate) key: TokenKeyOptions,
     /// The Fernet key: a file, or env:NAME
     #[arg(value_name = "FILE|env:NAME")]
-    pub(crate) from: KeySource,
+    pub(crate) from: FernetSource,
 }
 
 fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {

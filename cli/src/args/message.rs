@@ -43,7 +43,7 @@ pub(crate) struct ScopeOptions {
     /// Fernet key of a message that is signed and then encrypted: a file, env:NAME, or the URI of two keys in a token;
     /// repeatable, the first one encrypts
     #[arg(long, value_name = "FILE|env:NAME|URI", conflicts_with = "format")]
-    pub(crate) encrypt_key: Vec<crate::fernet::KeySource>,
+    pub(crate) encrypt_key: Vec<crate::args::source::FernetSource>,
 }
 
 impl ScopeOptions {

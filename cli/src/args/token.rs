@@ -141,7 +141,7 @@ at most one login, and none when the PIN is locked, has one try left, or cannot 
 Exit codes: 0 all is well, 1 something failed, 3 there are warnings.")]
 pub(crate) struct DoctorArgs {
     /// Token and key as a PKCS#11 URI (RFC 7512)
-    #[arg(value_name = "URI", value_parser = crate::keys::token_uri)]
+    #[arg(value_name = "URI", value_parser = crate::args::source::token_uri)]
     pub(crate) uri: Box<taskseal::pkcs11::Uri>,
     /// PKCS#11 module (shared library), where the URI has no module-path
     #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]
@@ -198,7 +198,7 @@ pub(crate) struct ModuleOption {
 #[derive(Debug, Args)]
 pub(crate) struct TokenKeyOptions {
     /// Token and key as a PKCS#11 URI (RFC 7512), for example 'pkcs11:token=prod;object=worker'
-    #[arg(long = "key", value_name = "URI", value_parser = crate::keys::token_uri)]
+    #[arg(long = "key", value_name = "URI", value_parser = crate::args::source::token_uri)]
     pub(crate) uri: Box<taskseal::pkcs11::Uri>,
     /// PKCS#11 module (shared library), where the URI has no module-path
     #[arg(long, value_name = "PATH", env = "TASKSEAL_MODULE")]

@@ -8,9 +8,9 @@ use taskseal::fernet::body::FernetBodies;
 use taskseal::pkcs11::{Builder, generate_fernet_keys};
 use taskseal::{Destination, Fernet, KombuMessage, MessageSealer, MultiFernet, Sealer, Signer};
 
+use super::place::broken;
 use super::readable::{EXAMPLE, Fact, readable};
 use super::show::Show;
-use super::story::broken;
 use crate::failure::Failure;
 
 /// A scope, and what can be read.

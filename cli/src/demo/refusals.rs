@@ -8,9 +8,8 @@ use taskseal::pkcs11::Pkcs11Signer;
 use taskseal::store::fs::{ExpiredCertificates, Options};
 use taskseal::{Envelope, Format, OpenError, Opened, Opener, Sealed, Sealer, Signer as _};
 
-use super::Place;
+use super::place::{BODY, Place, broken};
 use super::show::Show;
-use super::story::{BODY, broken};
 use crate::failure::Failure;
 
 /// Who and what takes part.

@@ -13,7 +13,8 @@ use taskseal::pkcs11::{
 };
 use taskseal::{Certificate, FsCertStore, Opener, Sealed, Sealer, SignError, Signer};
 
-use super::Place;
+use super::encrypt;
+use super::place::{BODY, Place, broken};
 use super::refusals::{self, Refusal};
 use super::show::Show;
 use crate::args::Global;
@@ -22,9 +23,6 @@ use crate::cert::CertificateFacts;
 use crate::failure::Failure;
 use crate::output;
 use crate::{inspect, key, secret};
-
-/// A task message of Celery's protocol 2: positional arguments, keyword arguments, options.
-pub(super) const BODY: &str = r#"[["report-7.pdf", 3], {"priority": "high"}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where the label of the token and the names of keys and certificates come from.
@@ -43,7 +41,7 @@ struct Facts<'a> {
     opened: OpenedFacts,
     refused: &'a [Refusal],
     #[serde(skip_serializing_if = "Option::is_none")]
-    readable: Option<Vec<super::encrypt::Scope>>,
+    readable: Option<Vec<encrypt::Scope>>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<&'a Path>,
@@ -156,7 +154,7 @@ pub(super) fn tell(
     };
     let refused = refusals::try_all(&cast, &show)?;
     let readable = match args.encrypt {
-        true => Some(super::encrypt::compare(
+        true => Some(encrypt::compare(
             &mut show,
             Arc::clone(&signer) as _,
             &builder,
@@ -196,11 +194,6 @@ pub(super) fn tell(
     } else {
         Ok(())
     }
-}
-
-/// Something that the demo promises did not happen.
-pub(super) fn broken(what: &str) -> Failure {
-    Failure::permanent("demo", format!("the demo did not go as promised: {what}"))
 }
 
 fn make_token(place: &Place, module: &Path) -> Result<(TokenInfo, Builder), Failure> {

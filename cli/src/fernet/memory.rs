@@ -10,7 +10,7 @@ use taskseal::{ErrorClass, Fernet, MultiFernet};
 use zeroize::Zeroizing;
 
 #[cfg(feature = "pkcs11")]
-use super::KeySource;
+use crate::args::source::FernetSource;
 use crate::failure::Failure;
 use crate::secret::{self, Secret};
 
@@ -84,15 +84,15 @@ pub(super) fn generate(out: Option<&Path>) -> Result<(), Failure> {
 
 /// The bytes of the one key that a source has, to put them into a token.
 #[cfg(feature = "pkcs11")]
-pub(super) fn bytes_of(source: &KeySource) -> Result<Zeroizing<[u8; 32]>, Failure> {
+pub(super) fn bytes_of(source: &FernetSource) -> Result<Zeroizing<[u8; 32]>, Failure> {
     let (text, place) = match source {
-        KeySource::Variable(name) => (variable(name)?, format!("the variable {name}")),
-        KeySource::File(path) => (secret::whole_file("key", path)?, path.display().to_string()),
-        KeySource::Token(_) => {
+        FernetSource::Variable(name) => (variable(name)?, format!("the variable {name}")),
+        FernetSource::File(path) => (secret::whole_file("key", path)?, path.display().to_string()),
+        FernetSource::Token(_) => {
             let text = "a key cannot be taken out of a token, so none is imported from one";
             return Err(Failure::permanent("usage", text));
         }
-        KeySource::KeyItself => return Err(super::key_itself()),
+        FernetSource::KeyItself => return Err(Failure::key_itself()),
     };
     let keys = parse(text.trim(), &place)?;
     Ok(Zeroizing::new(keys.expose_bytes()))

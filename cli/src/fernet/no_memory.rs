@@ -23,7 +23,9 @@ pub(super) fn generate(_: Option<&Path>) -> Result<(), Failure> {
 }
 
 #[cfg(feature = "pkcs11")]
-pub(super) fn bytes_of(_: &super::KeySource) -> Result<zeroize::Zeroizing<[u8; 32]>, Failure> {
+pub(super) fn bytes_of(
+    _: &crate::args::source::FernetSource,
+) -> Result<zeroize::Zeroizing<[u8; 32]>, Failure> {
     Err(refused("no key is imported"))
 }
 

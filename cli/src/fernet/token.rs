@@ -11,8 +11,8 @@ use crate::args::fernet::ImportArgs;
 use crate::args::token::TokenKeyOptions;
 use crate::failure::Failure;
 use crate::key::judged;
+use crate::keys;
 use crate::output::{self, Table, style};
-use crate::token;
 
 /// What is printed of a key on a token. `null` is what the token does not tell.
 #[derive(Serialize)]
@@ -31,12 +31,12 @@ pub(super) fn generate(
     module: Option<&std::path::Path>,
     global: Global,
 ) -> Result<(), Failure> {
-    print(&generate_fernet_keys(&token::builder(uri, module))?, global)
+    print(&generate_fernet_keys(&keys::builder(uri, module))?, global)
 }
 
 pub(super) fn import(args: &ImportArgs, global: Global) -> Result<(), Failure> {
     let bytes = memory::bytes_of(&args.from)?;
-    let builder = token::builder(&args.key.uri, args.key.module.as_deref());
+    let builder = keys::builder(&args.key.uri, args.key.module.as_deref());
     let made = import_fernet_keys(&builder, &bytes)?;
     output::warn(
         global,
@@ -46,7 +46,7 @@ pub(super) fn import(args: &ImportArgs, global: Global) -> Result<(), Failure> {
 }
 
 pub(super) fn list(args: &TokenKeyOptions, global: Global) -> Result<(), Failure> {
-    let builder = token::builder(&args.uri, args.module.as_deref());
+    let builder = keys::builder(&args.uri, args.module.as_deref());
     let mut keys = list_secret_keys(&builder)?;
     keys.retain(|key| args.uri.object().is_none_or(|label| key.label == label));
     if keys.is_empty() && !global.json {

@@ -5,12 +5,12 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::cipher::Work;
-use super::find::Handles;
-use super::{Clock, Pkcs11FernetKeys};
+use super::cipher::{Handles, Work};
+use super::keys::{Clock, Pkcs11FernetKeys};
 use crate::fernet::{FernetError, Token};
 use crate::pkcs11::error::Error;
-use crate::pkcs11::module::{ModuleSession, lock};
+use crate::pkcs11::module::ModuleSession;
+use crate::pkcs11::process::lock;
 use crate::pkcs11::session::Access;
 
 /// What is done with the tokens.

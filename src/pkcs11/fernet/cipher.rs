@@ -5,7 +5,6 @@
 
 use zeroize::Zeroizing;
 
-use super::find::Handles;
 use crate::fernet::tags_match;
 use crate::pkcs11::error::Error;
 use crate::pkcs11::module::{
@@ -27,6 +26,13 @@ const BLOCK: usize = 16;
 pub(crate) struct CipherKey {
     pub(super) handle: ObjectHandle,
     pub(super) padding: Padding,
+}
+
+/// The handles of a pair.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Handles {
+    pub(super) signing: ObjectHandle,
+    pub(super) encrypting: CipherKey,
 }
 
 /// Whether the token's mechanism pads.

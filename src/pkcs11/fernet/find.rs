@@ -1,9 +1,11 @@
 //! Finding a pair of keys on a token, and what is checked of them.
 
-use super::cipher::{CipherKey, Padding, Work, tag};
-use super::provision::{SecretKeyInfo, read_secret_keys};
+use super::cipher::{CipherKey, Handles, Padding, Work, tag};
+use super::secret::read_secret_keys;
+use crate::pkcs11::builder::Builder;
 use crate::pkcs11::error::Error;
 use crate::pkcs11::find::why_unsafe;
+use crate::pkcs11::info::SecretKeyInfo;
 use crate::pkcs11::module::{
     Attribute, AttributeKind as Kind, KeyType, Module as _, ModuleSession, ObjectClass,
     ObjectHandle,
@@ -11,16 +13,10 @@ use crate::pkcs11::module::{
 use crate::pkcs11::recovery::Find;
 use crate::pkcs11::rv::Rv;
 use crate::pkcs11::session::Access;
+use crate::pkcs11::uri::{ObjectType, Uri};
 
 /// What a trial is made of. No Fernet token begins like this, so a tag of it is good for nothing else.
 const TRIAL: &[u8; 32] = b"taskseal trial of a pair of keys";
-
-/// The handles of a pair.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Handles {
-    pub(super) signing: ObjectHandle,
-    pub(super) encrypting: CipherKey,
-}
 
 /// The handles as they are found.
 struct Found {
@@ -246,5 +242,34 @@ impl Find for Pair {
             ));
         }
         Ok(handles)
+    }
+}
+
+impl Builder {
+    /// The label that a pair of keys is known by.
+    pub(super) fn fernet_label(&self) -> Result<String, Error> {
+        if let Some(other) = self
+            .object_type
+            .filter(|kind| *kind != ObjectType::SecretKey)
+        {
+            return Err(Error::Argument(format!(
+                "type={} names no secret key; leave type out of the URI or write type=secret-key",
+                other.as_str()
+            )));
+        }
+        if self.id.is_some() {
+            return Err(Error::Argument(
+                "Fernet's two keys have ids of their own; name them by their label (object=…), without an id".to_owned(),
+            ));
+        }
+        match &self.label {
+            Some(label) if !label.is_empty() && label.len() <= Uri::MAX_TEXT_LEN => {
+                Ok(label.clone())
+            }
+            _ => Err(Error::Argument(
+                "Fernet's keys on a token need a label of 1 to 255 bytes (object=… in the URI)"
+                    .to_owned(),
+            )),
+        }
     }
 }

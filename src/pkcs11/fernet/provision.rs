@@ -1,73 +1,18 @@
 //! Making, importing and listing secret keys on a token.
 
-use std::fmt;
-
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::find::PairFilter;
-use crate::hex::hex;
+use super::secret::read_secret_keys;
 use crate::pkcs11::builder::Builder;
-use crate::pkcs11::error::{Error, object_name};
+use crate::pkcs11::error::Error;
+use crate::pkcs11::info::SecretKeyInfo;
+use crate::pkcs11::make::{keep_in_time, random_id, refuse_existing, undo};
 use crate::pkcs11::module::{
     Attribute, AttributeKind as Kind, AttributeValue, KeyType, MechanismKind, ModuleSession,
     ObjectClass, ObjectHandle,
 };
-use crate::pkcs11::provision::{keep_in_time, random_id, refuse_existing, undo};
 use crate::pkcs11::session::Access;
-
-/// A secret key on a token. What the token does not tell is `None`, which is not the same as `false`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SecretKeyInfo {
-    /// `CKA_LABEL`.
-    pub label: String,
-    /// `CKA_ID`.
-    pub id: Vec<u8>,
-    pub(super) key_type: Option<KeyType>,
-    /// `CKA_VALUE_LEN`, in bytes.
-    pub len: Option<u64>,
-    /// `CKA_SENSITIVE`: its value cannot be read.
-    pub sensitive: Option<bool>,
-    /// `CKA_EXTRACTABLE`: it can be wrapped and taken out.
-    pub extractable: Option<bool>,
-    /// `CKA_LOCAL`: it was generated on the token. Some tokens report it wrongly.
-    pub local: Option<bool>,
-}
-
-impl SecretKeyInfo {
-    /// What it is, as a word: `AES`, `generic secret`, or `other`.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self.key_type {
-            Some(KeyType::Aes) => "AES",
-            Some(KeyType::GenericSecret | KeyType::Sha256Hmac) => "generic secret",
-            _ => "other",
-        }
-    }
-
-    /// The id in lower-case hexadecimal.
-    #[must_use]
-    pub fn id_hex(&self) -> String {
-        hex(&self.id)
-    }
-
-    pub(super) const fn is_hmac_key(&self) -> bool {
-        matches!(
-            self.key_type,
-            Some(KeyType::GenericSecret | KeyType::Sha256Hmac)
-        )
-    }
-
-    pub(super) fn name(&self) -> String {
-        object_name(&self.label, &self.id)
-    }
-}
-
-impl fmt::Display for SecretKeyInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.name(), self.kind())
-    }
-}
 
 /// Lists the secret keys of the token: the first of each pair of Fernet's keys is a generic secret, the other an AES key.
 ///
@@ -232,39 +177,4 @@ fn check_new(
     // p11-kit-client makes keys of any kind, and lets none of these encrypt.
     PairFilter::new(label, false).check(access, session)?;
     Ok(keys.into_iter().map(|(_, info)| info).collect())
-}
-
-/// Reads every secret key that a template finds.
-pub(super) fn read_secret_keys(
-    access: &Access,
-    session: &dyn ModuleSession,
-    template: &[Attribute],
-) -> Result<Vec<(ObjectHandle, SecretKeyInfo)>, Error> {
-    const KINDS: [Kind; 7] = [
-        Kind::KeyType,
-        Kind::Label,
-        Kind::Id,
-        Kind::ValueLen,
-        Kind::Sensitive,
-        Kind::Extractable,
-        Kind::Local,
-    ];
-    let handles = session.find(template).map_err(|call| access.failed(call))?;
-    let read = |handle: ObjectHandle| {
-        let attributes = session
-            .attributes(handle, &KINDS)
-            .map_err(|call| access.failed(call))?;
-        let info = SecretKeyInfo {
-            label: attributes.text(Kind::Label).unwrap_or_default(),
-            id: attributes.bytes(Kind::Id).unwrap_or_default().to_vec(),
-            key_type: attributes.key_type(),
-            // openCryptoki says 0 of a generic secret that was imported.
-            len: attributes.number(Kind::ValueLen).filter(|len| *len > 0),
-            sensitive: attributes.flag(Kind::Sensitive),
-            extractable: attributes.flag(Kind::Extractable),
-            local: attributes.flag(Kind::Local),
-        };
-        Ok((handle, info))
-    };
-    handles.into_iter().map(read).collect()
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Guard;
 use super::instance::Instance;
-use super::{Guard, Rules, Sight, not_initialized};
-use crate::pkcs11::builder::Builder;
+use super::starts::Sight;
 use crate::pkcs11::error::Error;
+use crate::pkcs11::limits::{DEADLINE, Rules};
 use crate::pkcs11::module::{
     Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo, MechanismInfo,
     MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo, User,
@@ -16,13 +17,44 @@ use crate::pkcs11::process::Deadline;
 use crate::pkcs11::rv::Rv;
 use crate::pkcs11::token::TokenInfo;
 
+impl Guard {
+    /// Opens a session in the current epoch; waits for its turn until the deadline.
+    pub(crate) fn open(
+        &self,
+        slot: u64,
+        writable: bool,
+        deadline: Deadline,
+    ) -> Result<Box<dyn ModuleSession>, CallError> {
+        const NAME: &str = "C_OpenSession";
+        let instance = self.own(NAME)?;
+        let _here = instance.stay();
+        let one_at_a_time = instance.sessions.lock(deadline);
+        if one_at_a_time.is_none() {
+            instance.waited_in_vain();
+            return Err(CallError::new(NAME, Rv::FUNCTION_CANCELED));
+        }
+        let inside = instance.enter(NAME)?;
+        // Changes while this call is inside only when the instance is abandoned; then the session is of no use.
+        let epoch = self.epoch();
+        let session = instance.module.open_session(slot, writable)?;
+        drop(inside);
+        drop(one_at_a_time);
+        Ok(Box::new(GuardedSession {
+            session: Some(session),
+            guard: self.clone(),
+            instance,
+            epoch,
+        }))
+    }
+}
+
 impl Module for Guard {
     fn path(&self) -> &Path {
         self.0.module.path()
     }
 
     fn initialize(&self) -> Result<(), CallError> {
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        let deadline = Deadline::after(DEADLINE);
         self.start(&Rules::default(), deadline)
             .map_err(|error| match error {
                 Error::ModuleStart { call, .. } => call,
@@ -32,12 +64,12 @@ impl Module for Guard {
 
     fn finalize(&self) -> Result<(), CallError> {
         const NAME: &str = "C_Finalize";
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        let deadline = Deadline::after(DEADLINE);
         let canceled = CallError::new(NAME, Rv::FUNCTION_CANCELED);
         let Ok(turn) = self.take_turn(deadline, |state| !state.running) else {
             return Err(canceled);
         };
-        let turn = turn.ok_or(not_initialized(NAME))?;
+        let turn = turn.ok_or(CallError::not_initialized(NAME))?;
         let ours = self.state().ours;
         if ours && self.finalize_in(&turn, Sight::Tokens, deadline) {
             Ok(())
@@ -71,7 +103,7 @@ impl Module for Guard {
     }
 
     fn open_session(&self, slot: u64, writable: bool) -> Result<Box<dyn ModuleSession>, CallError> {
-        self.open(slot, writable, Deadline::after(Builder::DEFAULT_DEADLINE))
+        self.open(slot, writable, Deadline::after(DEADLINE))
     }
 
     fn init_token(&self, slot: u64, so_pin: &Pin, label: &str) -> Result<(), CallError> {
@@ -115,7 +147,7 @@ impl GuardedSession {
             std::mem::forget(session);
             return Ok(());
         }
-        let deadline = Deadline::after(Builder::DEFAULT_DEADLINE);
+        let deadline = Deadline::after(DEADLINE);
         // Not its own any more, so there is nothing to wait for.
         if self.epoch != self.guard.epoch() {
             return Ok(());

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::not_initialized;
 use crate::pkcs11::fork::Call;
 use crate::pkcs11::module::{CallError, Module};
 use crate::pkcs11::process::{Apart, Deadline, TimedLock};
@@ -91,7 +90,7 @@ impl Instance {
         let inside = Inside(&self.inside.0, Call::begin(), self.stay());
         // After the counting: whoever closes looks at the count after that.
         if self.closed.load(Ordering::SeqCst) {
-            return Err(not_initialized(function));
+            return Err(CallError::not_initialized(function));
         }
         Ok(inside)
     }

@@ -5,12 +5,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::instance::Outcome;
-use super::{Guard, Rules, State, not_initialized};
+use super::{Guard, State};
 use crate::pkcs11::error::Error;
 use crate::pkcs11::fork::{Call, watch_end};
 use crate::pkcs11::health::count_reload;
-use crate::pkcs11::module::{Module as _, lock};
+use crate::pkcs11::limits::Rules;
+use crate::pkcs11::module::{CallError, Module as _};
 use crate::pkcs11::process::Deadline;
+use crate::pkcs11::process::lock;
 use crate::pkcs11::rv::Rv;
 
 /// What a module shows.
@@ -51,7 +53,7 @@ impl Guard {
     /// Initialises the module, unless that is done.
     pub(crate) fn start(&self, rules: &Rules, deadline: Deadline) -> Result<(), Error> {
         if !self.0.process.is_this() {
-            return Err(self.load_error(&not_initialized("C_Initialize")));
+            return Err(self.load_error(&CallError::not_initialized("C_Initialize")));
         }
         // Not only a short cut: while somebody waits for the calls inside to end, the module counts as running.
         if !self.instance().is_closed() {

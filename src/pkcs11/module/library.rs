@@ -18,10 +18,9 @@ use zeroize::Zeroize as _;
 
 use super::{
     Answer, Attribute, AttributeKind, Attributes, CallError, CipherMechanism, LibraryInfo,
-    MechanismInfo, MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism, SlotInfo,
-    User,
+    LoadError, MechanismInfo, MechanismKind, Module, ModuleSession, ObjectHandle, SignMechanism,
+    SlotInfo, User,
 };
-use crate::pkcs11::error::Error;
 use crate::pkcs11::pin::Pin;
 use crate::pkcs11::rv::Rv;
 use crate::pkcs11::token::{SessionCounts, SessionLimit, TokenFlags, TokenInfo};
@@ -37,14 +36,14 @@ pub(crate) struct CryptokiModule {
 
 impl CryptokiModule {
     /// Loads the library at a canonical path. It is initialised with this text in `pReserved`.
-    pub(crate) fn new(path: PathBuf, reserved: Option<&str>) -> Result<Self, Error> {
+    pub(crate) fn new(path: PathBuf, reserved: Option<&str>) -> Result<Self, LoadError> {
         let reserved = reserved.map(CString::new).transpose();
-        let reserved = reserved.map_err(|_| Error::ModuleLoad {
+        let reserved = reserved.map_err(|_| LoadError {
             path: path.clone(),
             reason: "the text for its initialisation (x-init-reserved) contains a zero byte"
                 .to_owned(),
         })?;
-        let context = Pkcs11::new(&path).map_err(|error| Error::ModuleLoad {
+        let context = Pkcs11::new(&path).map_err(|error| LoadError {
             path: path.clone(),
             reason: match error {
                 CrateError::LibraryLoading(_) | CrateError::MissingSymbol(_) => error.to_string(),
@@ -64,10 +63,10 @@ impl CryptokiModule {
     }
 
     /// Refuses whoever wants the module with another text in `pReserved` than it was initialised with.
-    pub(crate) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn check_reserved(&self, wanted: Option<&str>) -> Result<(), LoadError> {
         let is = self.reserved.as_deref().map(CStr::to_bytes);
         match wanted {
-            Some(wanted) if is != Some(wanted.as_bytes()) => Err(Error::ModuleLoad {
+            Some(wanted) if is != Some(wanted.as_bytes()) => Err(LoadError {
                 path: self.path.clone(),
                 reason: format!(
                     "this process initialised it with {}, and now {wanted:?} is wanted (x-init-reserved); a module is \
