@@ -45,9 +45,9 @@ pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Encodes in the alphabet for URLs and file names.
+#[expect(clippy::expect_used, reason = "an empty text would hide the bug")]
 pub(crate) fn encode_url(bytes: &[u8]) -> String {
-    // Base64 is ASCII.
-    String::from_utf8(encode_with(&URL_SAFE, bytes)).unwrap_or_default()
+    String::from_utf8(encode_with(&URL_SAFE, bytes)).expect("base64 is ASCII")
 }
 
 /// Decodes the alphabet for URLs and file names; `None` for what is not canonical.
@@ -55,10 +55,11 @@ pub(crate) fn decode_url(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE.decode(text).ok()
 }
 
+#[expect(clippy::expect_used, reason = "an empty text would hide the bug")]
 fn encode_with(engine: &Engine, bytes: &[u8]) -> Vec<u8> {
     let mut text = vec![0; encoded_len(bytes.len())];
-    // It fails for a buffer that is too short, and this one has the right length.
-    let len = engine.encode_slice(bytes, &mut text).unwrap_or_default();
+    let len = engine.encode_slice(bytes, &mut text);
+    let len = len.expect("the buffer is as long as the text");
     debug_assert_eq!(len, text.len());
     text.truncate(len);
     text

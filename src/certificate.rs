@@ -287,10 +287,14 @@ impl Certificate {
 
     /// The certificate as PEM text, with a final line feed.
     #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "an empty text would be taken for a certificate"
+    )]
     pub fn to_pem(&self) -> String {
         use der::pem::LineEnding;
-        // Encoding to a String fails only for a bad label or a length over 4 GiB.
-        der::pem::encode_string("CERTIFICATE", LineEnding::LF, &self.0.der).unwrap_or_default()
+        let pem = der::pem::encode_string("CERTIFICATE", LineEnding::LF, &self.0.der);
+        pem.expect("the label is a good one, and the length below 4 GiB")
     }
 
     /// Verifies an RSA-PSS signature of `message` under exactly this scheme. Looks at the key alone: validity, key size

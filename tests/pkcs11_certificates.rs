@@ -22,7 +22,7 @@ use taskseal::pkcs11::module::{Attribute, AttributeKind as Kind, ObjectClass};
 use taskseal::pkcs11::{self, Builder, Error, Rv};
 use taskseal::pss::Scheme;
 use taskseal::signer::SigningKey as _;
-use taskseal::{Certificate, SignError, Signer as _};
+use taskseal::{Certificate, ErrorClass, SignError, Signer as _};
 
 /// A token with the key `k`, without the public half, that does not tell these attributes of a private key; and the
 /// certificate of the key.
@@ -102,10 +102,11 @@ fn another_certificate_is_told_by_its_modulus() {
         let error = builder.clone().open_signer(other.clone()).unwrap_err();
         assert!(matches!(error, SignError::KeyMismatch { .. }), "{error}");
         let error = pkcs11::import_certificate(&builder, &other, None).unwrap_err();
-        // The key that is there is named.
+        // The key that is there is named, and trying again changes nothing.
+        assert_eq!(error.class(), ErrorClass::Permanent);
         let text = error.to_string();
         assert!(
-            matches!(error, Error::KeyNotFound { .. }) && text.contains("\"k\""),
+            matches!(error, Error::OtherKey { .. }) && text.contains("\"k\""),
             "{text}"
         );
         drop(token);

@@ -90,6 +90,7 @@ mod token {
                     "key-not-found",
                     Some("`taskseal key list --key URI` lists the keys of a token"),
                 ),
+                Error::OtherKey { .. } => ("key-mismatch", None),
                 Error::NoPin { .. } => (
                     "pin",
                     Some("add ?pin-source=file:/path to the URI, or set TASKSEAL_PIN_FILE"),

@@ -79,8 +79,10 @@ impl Unpacked<'_> {
 
     /// The body.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "an empty body would be another message")]
     pub fn body(&self) -> &[u8] {
-        self.buffer.get(self.body_start..).unwrap_or_default()
+        let body = self.buffer.get(self.body_start..);
+        body.expect("the body was found in the buffer")
     }
 
     /// The body, without a second buffer unless it was borrowed.
@@ -89,10 +91,10 @@ impl Unpacked<'_> {
         let start = self.body_start;
         match self.buffer {
             Cow::Owned(mut buffer) => {
-                buffer.drain(..start.min(buffer.len()));
+                buffer.drain(..start);
                 buffer
             }
-            Cow::Borrowed(wire) => wire.get(start..).unwrap_or_default().to_vec(),
+            Cow::Borrowed(wire) => wire.split_at(start).1.to_vec(),
         }
     }
 
@@ -108,12 +110,11 @@ impl Unpacked<'_> {
         }
     }
 
+    #[expect(clippy::expect_used, reason = "an empty type would be another one")]
     fn text(&self, range: &Range<usize>) -> &str {
-        // Checked to be ASCII when the range was made.
-        self.buffer
-            .get(range.clone())
-            .and_then(|bytes| std::str::from_utf8(bytes).ok())
-            .unwrap_or_default()
+        let text = self.buffer.get(range.clone());
+        let text = text.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        text.expect("it was found in the buffer, and is ASCII")
     }
 }
 

@@ -6,6 +6,7 @@ use aws_lc_rs::constant_time;
 
 use super::error::FernetError;
 use super::token::Token;
+use crate::error::ErrorClass;
 
 /// The two keys of Fernet, wherever they are.
 ///
@@ -41,7 +42,7 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
         token: &mut Vec<u8>,
         header: usize,
     ) -> Result<[u8; 32], FernetError> {
-        self.encrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())?;
+        self.encrypt_blocks(iv, behind(token, header)?)?;
         self.mac(token)
     }
 
@@ -58,7 +59,7 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
         tag: &[u8; 32],
     ) -> Result<(), FernetError> {
         tags_match(&self.mac(token)?, tag)?;
-        self.decrypt_blocks(iv, token.get_mut(header..).unwrap_or_default())
+        self.decrypt_blocks(iv, behind(token, header)?)
     }
 
     /// As [`seal`](Self::seal) for one token after the other, each of which goes to `done` in its turn. For keys that do
@@ -96,6 +97,14 @@ pub trait FernetKeys: Send + Sync + fmt::Debug {
         }
         Ok(())
     }
+}
+
+/// What stands behind the header. A token without it is not sealed as if it were empty.
+fn behind(token: &mut [u8], header: usize) -> Result<&mut [u8], FernetError> {
+    token.get_mut(header..).ok_or_else(|| FernetError::Keys {
+        class: ErrorClass::Permanent,
+        source: "the token is shorter than its header".into(),
+    })
 }
 
 /// Compares two tags in constant time.

@@ -20,6 +20,7 @@ use crate::secret;
 ///
 /// Its bytes are cleared when it is dropped, and are in no `Debug` form.
 pub struct SoftwareKeys {
+    bytes: Zeroizing<[u8; 32]>,
     text: Zeroizing<String>,
     signing: hmac::Key,
     encrypting: EncryptingKey,
@@ -85,6 +86,7 @@ impl SoftwareKeys {
         let (signing, encrypting) = key.split_at(16);
         let cipher = || UnboundCipherKey::new(&AES_128, encrypting).map_err(|_| failed());
         Ok(Self {
+            bytes: Zeroizing::new(*key),
             text: Zeroizing::new(URL_SAFE.encode(key)),
             signing: hmac::Key::new(hmac::HMAC_SHA256, signing),
             encrypting: EncryptingKey::cbc(cipher()?).map_err(|_| failed())?,
@@ -96,11 +98,7 @@ impl SoftwareKeys {
     /// everything under this key.
     #[must_use]
     pub fn expose_bytes(&self) -> [u8; 32] {
-        let decoded = URL_SAFE.decode(self.text.as_bytes()).map(Zeroizing::new);
-        decoded
-            .ok()
-            .and_then(|bytes| bytes.as_slice().try_into().ok())
-            .unwrap_or_default()
+        *self.bytes
     }
 
     /// The key's text, for storing it. Whoever has it reads and writes everything under this key.

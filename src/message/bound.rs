@@ -86,8 +86,7 @@ impl Header {
         push_short(&mut bytes, &self.purpose);
         bytes.extend_from_slice(&self.issued_at.to_be_bytes());
         bytes.extend_from_slice(&self.id.0);
-        // At most MAX_ENTRIES, as checked above.
-        bytes.push(u8::try_from(self.context.len()).unwrap_or_default());
+        bytes.push(short_len(self.context.len()));
         for (name, value) in &self.context {
             check_name(name)?;
             let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
@@ -196,9 +195,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), BoundError> {
     good.then_some(()).ok_or(BoundError::Name)
 }
 
+/// A length that its caller has checked.
+#[expect(clippy::expect_used, reason = "a length of zero would be signed")]
+fn short_len(len: usize) -> u8 {
+    u8::try_from(len).expect("MAX_ENTRIES and MAX_NAME are below 256")
+}
+
 /// A text of at most 255 bytes, behind its length. The caller has checked it.
 fn push_short(bytes: &mut Vec<u8>, text: &str) {
-    bytes.push(u8::try_from(text.len()).unwrap_or_default());
+    bytes.push(short_len(text.len()));
     bytes.extend_from_slice(text.as_bytes());
 }
 

@@ -540,7 +540,7 @@ impl Verified {
 
     /// Parses bound content of that purpose.
     fn unbind(self, purpose: &str) -> Result<(OpenedMessage, Header), MessageError> {
-        let content = self.buffer.get(self.start..).unwrap_or_default();
+        let (_, content) = self.buffer.split_at(self.start);
         let (header, payload) = Header::parse(content).map_err(MessageError::Bound)?;
         if header.purpose != purpose {
             return Err(MessageError::Purpose {

@@ -50,7 +50,7 @@ impl OpenedMessage {
     /// What was sealed, byte for byte: of a message its JSON.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        self.buffer.get(self.start..).unwrap_or_default()
+        self.buffer.split_at(self.start).1
     }
 
     /// The payload, taking over its buffer.

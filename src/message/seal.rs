@@ -159,6 +159,10 @@ impl MessageSealer {
         }
     }
 
+    #[expect(
+        clippy::expect_used,
+        reason = "an empty text would be published as a message"
+    )]
     fn seal_bound(
         &self,
         purpose: &str,
@@ -179,8 +183,7 @@ impl MessageSealer {
         Ok(match &self.form {
             Form::Signed(sealer) => {
                 let wire = sealer.seal_any(&bound, at)?.into_bytes();
-                // Base64 is ASCII.
-                String::from_utf8(wire).unwrap_or_default()
+                String::from_utf8(wire).expect("base64 is ASCII")
             }
             Form::Encrypted(fernet) => fernet.encrypt_at(&bound, at)?,
             Form::SignedEncrypted(sealer, fernet) => {

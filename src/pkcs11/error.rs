@@ -121,6 +121,20 @@ pub enum Error {
         /// The token that is there now.
         is: Box<TokenInfo>,
     },
+    /// The keys of that label or id have other public halves than the certificate.
+    #[error(
+        "the private RSA key with {wanted} on {token} has another public half: {}; use the certificate that was issued for \
+         this key, or name the key that it belongs to",
+        list(found)
+    )]
+    OtherKey {
+        /// What was looked for.
+        wanted: String,
+        /// On which token.
+        token: Box<TokenInfo>,
+        /// The private keys of that label or id.
+        found: Vec<KeyInfo>,
+    },
     /// More than one private RSA key fits.
     #[error("{} private RSA keys on {token} have {wanted}; say which by id: {}", found.len(), list(found))]
     SeveralKeys {
@@ -368,6 +382,17 @@ pub enum Error {
         /// What was there.
         found: Vec<TokenInfo>,
     },
+    /// The token does not do, or did not do, what it was asked for, and says nothing of an error.
+    #[error("{on} {what}; ask its vendor for a newer module")]
+    Misbehaved {
+        /// Which token or module.
+        on: String,
+        /// What it does.
+        what: String,
+    },
+    /// The random generator of the system failed.
+    #[error("the operating system gives no randomness")]
+    Random,
     /// Something that was asked for makes no sense.
     #[error("{0}")]
     Argument(String),
@@ -403,7 +428,8 @@ impl Error {
             Self::TokenNotFound { .. }
             | Self::OtherToken { .. }
             | Self::KeyNotFound { .. }
-            | Self::SecretKeyNotFound { .. } => ErrorClass::Transient,
+            | Self::SecretKeyNotFound { .. }
+            | Self::Random => ErrorClass::Transient,
             Self::WrongSignature { .. } => ErrorClass::SessionLost,
             Self::NoPin { .. }
             | Self::PinRefused { .. }

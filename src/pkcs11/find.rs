@@ -43,16 +43,24 @@ impl fmt::Display for KeyFilter {
     }
 }
 
+/// The one key that is meant, or what is in its place. None at all and several are errors.
+pub(super) enum Match {
+    /// The key.
+    One(Box<FoundKey>),
+    /// Keys of that label or id, with other public halves than the one that is wanted.
+    Other(Vec<KeyInfo>),
+}
+
 impl KeyFilter {
-    /// Finds the one key that is meant. `Ok(None)` when keys have the label and id, but another public half.
+    /// Finds the one key that is meant.
     pub(super) fn find(
         &self,
         access: &Access,
         session: &dyn ModuleSession,
-    ) -> Result<Option<FoundKey>, Error> {
+    ) -> Result<Match, Error> {
         let named = read_keys(access, session, &self.template())?;
-        let any_named = !named.is_empty();
         let is_named = self.label.is_some() || self.id.is_some();
+        let others: Vec<KeyInfo> = named.iter().map(|key| key.info.clone()).collect();
         let mut matching: Vec<FoundKey> = named
             .into_iter()
             .filter_map(|key| match &self.public_key {
@@ -62,7 +70,7 @@ impl KeyFilter {
             .collect();
         let token = || Box::new(access.token.clone());
         match (matching.pop(), matching.is_empty()) {
-            (Some(key), true) => Ok(Some(key)),
+            (Some(key), true) => Ok(Match::One(Box::new(key))),
             (Some(key), false) => {
                 matching.push(key);
                 let found = matching.into_iter().map(|key| key.info).collect();
@@ -72,7 +80,7 @@ impl KeyFilter {
                     found,
                 })
             }
-            (None, _) if any_named && is_named => Ok(None),
+            (None, _) if is_named && !others.is_empty() => Ok(Match::Other(others)),
             (None, _) => Err(self.not_found(access, session)?),
         }
     }
@@ -108,8 +116,9 @@ impl Find for KeyFilter {
         session: &dyn ModuleSession,
     ) -> Result<ObjectHandle, Error> {
         match self.find(access, session)? {
-            Some(key) => Ok(key.handle),
-            None => Err(self.not_found(access, session)?),
+            Match::One(key) => Ok(key.handle),
+            // The one that was opened is gone, whatever has its name now.
+            Match::Other(_) => Err(self.not_found(access, session)?),
         }
     }
 }
@@ -121,8 +130,12 @@ pub(super) fn find_key(
     filter: &KeyFilter,
 ) -> Result<FoundKey, Error> {
     match filter.find(access, session)? {
-        Some(key) => Ok(key),
-        None => Err(filter.not_found(access, session)?),
+        Match::One(key) => Ok(*key),
+        Match::Other(found) => Err(Error::OtherKey {
+            wanted: filter.to_string(),
+            token: Box::new(access.token.clone()),
+            found,
+        }),
     }
 }
 

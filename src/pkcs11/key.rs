@@ -415,8 +415,7 @@ impl Core {
     /// EMSA-PSS with a fresh salt.
     fn pad(&self, hash: &LcDigest) -> Result<Zeroizing<Vec<u8>>, Error> {
         let mut salt = Zeroizing::new(vec![0; self.salt_len]);
-        aws_lc_rs::rand::fill(&mut salt)
-            .map_err(|_| Error::Argument("the operating system gives no randomness".to_owned()))?;
+        aws_lc_rs::rand::fill(&mut salt).map_err(|_| Error::Random)?;
         let bits = self.public_key.bits();
         let too_small = crate::pss::SchemeError::KeyTooSmall {
             bits,

@@ -29,8 +29,7 @@ pub(super) fn keep_in_time(access: &Access, deadline: Deadline) -> Result<(), Er
 /// 16 random bytes.
 pub(super) fn random_id() -> Result<Vec<u8>, Error> {
     let mut id = vec![0; 16];
-    aws_lc_rs::rand::fill(&mut id)
-        .map_err(|_| Error::Argument("the operating system gives no randomness".to_owned()))?;
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| Error::Random)?;
     Ok(id)
 }
 

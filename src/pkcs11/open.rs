@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::builder::{Builder, CertificateChoice};
 use super::certificates::certificate_of;
 use super::error::Error;
-use super::find::{FoundKey, KeyFilter, find_key};
+use super::find::{FoundKey, KeyFilter, Match, find_key};
 use super::key::{Opened, Pkcs11Key};
 use super::module::ModuleSession;
 use super::pool::Ready;
@@ -51,12 +51,12 @@ impl Builder {
             CertificateChoice::None => Ok(Err(SignError::from(Error::NoCertificate))),
             CertificateChoice::Given(certificate) => {
                 filter.public_key = Some(certificate.public_key().clone());
-                let key = filter.find(access, session)?;
-                let mismatch = || SignError::KeyMismatch {
-                    certificate: certificate.id().to_owned(),
-                };
-                let key = key.ok_or_else(mismatch);
-                Ok(key.map(|key| (key, certificate.clone())))
+                Ok(match filter.find(access, session)? {
+                    Match::One(key) => Ok((*key, certificate.clone())),
+                    Match::Other(_) => Err(SignError::KeyMismatch {
+                        certificate: certificate.id().to_owned(),
+                    }),
+                })
             }
             CertificateChoice::FromToken => {
                 let key = find_key(access, session, &filter)?;

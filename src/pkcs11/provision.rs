@@ -5,7 +5,7 @@ use std::path::Path;
 use super::builder::Builder;
 use super::certificates::{TokenCertificate, read_certificates};
 use super::error::Error;
-use super::find::{FoundKey, KEY_GENERATION, KeyFilter, read_keys};
+use super::find::{FoundKey, KEY_GENERATION, KeyFilter, Match, read_keys};
 use super::guard::Guard;
 use super::info::KeyInfo;
 use super::make::{keep_in_time, random_id, refuse_existing, undo};
@@ -69,8 +69,9 @@ pub fn init_token(
             .map_err(|call| Error::call(call, Some(&blank)))?;
         let is_new = |token: &TokenInfo| token.label == label && token.flags.initialized;
         let token = all_tokens(module)?.into_iter().find(is_new);
-        let token = token.ok_or_else(|| {
-            Error::Argument(format!("the module does not show the new token {label:?}"))
+        let token = token.ok_or_else(|| Error::Misbehaved {
+            on: module.name(),
+            what: format!("does not show the new token {label:?}"),
         })?;
         set_user_pin(module, &token, &so_pin, &user_pin)?;
         tracing::info!(%token, "token initialised");
@@ -154,10 +155,10 @@ pub fn generate_key(builder: &Builder, key: &NewKey) -> Result<KeyInfo, Error> {
             .mechanism(access.token.slot_id, KEY_GENERATION)
             .map_err(|call| access.failed(call))?;
         if !offered.is_some_and(|info| info.generate_key_pair) {
-            return Err(Error::Argument(format!(
-                "{} does not offer {KEY_GENERATION}",
-                access.token
-            )));
+            return Err(Error::Misbehaved {
+                on: access.token.to_string(),
+                what: format!("does not offer {KEY_GENERATION}"),
+            });
         }
         let (session, _) = access.open(true, Login::IfNeeded, deadline)?;
         let session = session.as_ref();
@@ -261,10 +262,13 @@ fn check_new(
         id: Some(id),
         public_key: None,
     };
-    let Some(FoundKey { info, .. }) = filter.find(access, session)? else {
-        let reason = "the token does not show the new key; it was removed again";
-        return Err(Error::Argument(reason.to_owned()));
+    let Match::One(found) = filter.find(access, session)? else {
+        return Err(Error::Misbehaved {
+            on: access.token.to_string(),
+            what: "does not show the new key, which was removed again".to_owned(),
+        });
     };
+    let info = found.info;
     if info.sensitive == Some(true) && info.extractable == Some(false) {
         return Ok(info);
     }

@@ -58,7 +58,7 @@ fn encode(tag: u8, value: &[u8]) -> Vec<u8> {
             let zeros = len.iter().take_while(|byte| **byte == 0).count();
             let (_, len) = len.split_at(zeros);
             // At most as many bytes as a usize has.
-            der.push(0x80 | u8::try_from(len.len()).unwrap_or(0));
+            der.push(0x80 | len.len() as u8);
             der.extend_from_slice(len);
         }
     }
