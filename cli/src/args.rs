@@ -17,6 +17,9 @@ use taskseal::{Format, Policy};
 
 use crate::args::source::KeySource;
 
+/// Options of whole messages. What is about the bodies of tasks is refused beside them.
+const WHOLE: [&str; 2] = ["message", "encrypt_key"];
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -130,10 +133,10 @@ pub(crate) struct SealArgs {
     #[arg(long, value_name = "FORMAT", default_value = "celery", value_parser = format_parser())]
     pub(crate) format: Format,
     /// What the body is; not covered by the signature
-    #[arg(long, value_name = "TYPE", default_value = "application/json")]
+    #[arg(long, value_name = "TYPE", default_value = "application/json", conflicts_with_all = WHOLE)]
     pub(crate) content_type: String,
     /// How the body's characters are encoded; "binary" for bytes
-    #[arg(long, value_name = "ENCODING", default_value = "utf-8")]
+    #[arg(long, value_name = "ENCODING", default_value = "utf-8", conflicts_with_all = WHOLE)]
     pub(crate) content_encoding: String,
     /// Digest of the signature
     #[arg(long, value_name = "DIGEST", default_value = "sha256", value_parser = digest_parser())]
@@ -169,7 +172,7 @@ pub(crate) struct OpenArgs {
     #[arg(long, value_name = "FORMAT", default_value = "celery", value_parser = formats_parser())]
     pub(crate) format: Vec<FormatChoice>,
     /// Inner content type that is accepted, repeatable, instead of application/json
-    #[arg(long, value_name = "TYPE", default_value = "application/json")]
+    #[arg(long, value_name = "TYPE", default_value = "application/json", conflicts_with_all = WHOLE)]
     pub(crate) accept: Vec<String>,
     /// Digest that the signer uses; an envelope does not name it
     #[arg(long, value_name = "DIGEST", default_value = "sha256", value_parser = digest_parser())]
@@ -181,7 +184,7 @@ pub(crate) struct OpenArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Policy::MAX_MESSAGE_LEN)]
     pub(crate) max_size: usize,
     /// The content type that the message came under; anything but application/data is refused
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", conflicts_with_all = WHOLE)]
     pub(crate) outer_content_type: Option<String>,
     /// Leave expired certificates out of the store, instead of refusing to load it
     #[arg(long)]

@@ -43,10 +43,10 @@ pub(crate) fn run(args: &OpenArgs, global: Global) -> Result<(), Failure> {
     if args.message.scope.is_message() {
         return message::open(args, &args.message, opener, global);
     }
-    if args.message.destination.is_used() {
-        let text = "the body of a task is bound to no destination or domain";
+    if args.message.is_used() {
+        let text = "the body of a task is bound to no destination or domain, and does not say when it was sealed";
         return Err(Failure::permanent("usage", text)
-            .hint("--message or --encrypt-key opens a whole message, which is"));
+            .hint("--message or --encrypt-key opens a whole message, which is and does"));
     }
     let wire = input::envelope(args.file.as_deref(), args.max_size)?;
     let result = match &args.outer_content_type {

@@ -257,6 +257,34 @@ fn a_whole_message_is_signed_or_signed_and_encrypted() {
         .code(2);
 }
 
+/// What is taken and ignored would be believed.
+#[test]
+fn options_that_are_not_about_what_is_sealed_are_refused() {
+    let place = place();
+    let seal = "seal --key worker.key --cert worker.pem";
+    let open = "open --store worker.pem";
+    for whole in ["--message", "--encrypt-key new.key"] {
+        for options in [
+            format!("{seal} {whole} --content-type text/plain"),
+            format!("{seal} {whole} --content-encoding binary"),
+            format!("{seal} {whole} --format celery-raw"),
+            format!("{open} {whole} --accept text/plain"),
+            format!("{open} {whole} --outer-content-type application/data"),
+            format!("{open} {whole} --format auto"),
+        ] {
+            let refused = place.run(&format!("{options} message.json")).code(2);
+            refused.stdout("").stderr(contains("cannot be used with"));
+        }
+    }
+    for options in ["--max-age 60", "--queue celery", "--domain production"] {
+        place
+            .run(&format!("{open} {options} sealed"))
+            .code(1)
+            .stdout("")
+            .stderr(contains("the body of a task"));
+    }
+}
+
 #[test]
 fn a_whole_message_opens_in_its_domain_alone() {
     let place = place();

@@ -41,6 +41,7 @@ def test_a_message_goes_in_and_comes_out(url, alice, bob, keys):
     assert first.content_type == "application/json" and first.properties["correlation_id"] == "an-id"
     assert first.properties["reply_to"] == "somebody"
     assert first.delivery_info["exchange"] == "the-exchange" and first.delivery_info["routing_key"] == "task.key"
+    assert first.delivery_info["signer"] == alice.native.id
     assert second.payload == ["x" * 1_000_000]
     assert third.content_type == "application/x-yaml"
 

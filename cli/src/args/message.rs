@@ -23,14 +23,20 @@ pub(crate) struct OpenMessageOptions {
     pub(crate) scope: ScopeOptions,
     #[command(flatten)]
     pub(crate) destination: DestinationOptions,
-    /// How old a message may be
-    #[arg(long, value_name = "SECONDS", default_value_t = MessageOpener::MAX_AGE.as_secs())]
-    max_age: u64,
+    /// How old a message may be [default: 86400]
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<u64>,
 }
 
 impl OpenMessageOptions {
     pub(crate) fn max_age(&self) -> Duration {
-        Duration::from_secs(self.max_age)
+        let seconds = self.max_age.map(Duration::from_secs);
+        seconds.unwrap_or(MessageOpener::MAX_AGE)
+    }
+
+    /// Whether something is set that a whole message alone has.
+    pub(crate) fn is_used(&self) -> bool {
+        self.destination.is_used() || self.max_age.is_some()
     }
 }
 

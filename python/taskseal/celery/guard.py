@@ -20,6 +20,9 @@ from .transport.waiting import RETRY, Rounds, Seldom, say_returned
 #: How many messages a transport may have sent ahead of which nothing is known.
 AHEAD = 10
 
+#: The header of a task that says by whom its message was signed: the id of the certificate.
+SIGNER = "taskseal_signer"
+
 #: The content type of a signed body.
 SIGNED = "application/data"
 
@@ -47,6 +50,7 @@ class Guard:
 
     def check_task(self, message):
         payload = self.payload(message)
+        self._tell_signer(message)
         forms.check_task(message, payload)
         if not isinstance(payload, dict) and self._needs_keys(message):
             # A pool's process would verify and decrypt once more, and has nowhere to give the message back to.
@@ -69,6 +73,15 @@ class Guard:
                 raise OpenError(f"the body is not signed: its content type is {found}", reason="not-sealed")
             message.accept = {SIGNED}
         return message.decode()
+
+    def _tell_signer(self, message):
+        """Says to the task who signed its message. Nobody says of himself who he is, and where bodies alone are signed nobody
+        says it.
+        """
+        signer = message.delivery_info.get("signer") if self.store is None else None
+        message.headers.pop(SIGNER, None)
+        if signer is not None:
+            message.headers[SIGNER] = signer
 
     def _needs_keys(self, message):
         return self.store is not None or str(message.content_type).startswith(ENCRYPTED)

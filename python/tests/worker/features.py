@@ -10,8 +10,10 @@ import kombu
 import kombu.compression
 from celery import chain, chord, group
 from celery.result import AsyncResult
-from sealed_app import add, again, app, echo, fail, grow, linked_to, more, run, second, silent, total, types, who
+from sealed_app import add, again, app, by_whom, echo, fail, grow, linked_to, more, run, second, silent, total, types, who
 from support_wait import wait_for, witnessed
+
+import taskseal
 
 T = 30
 FEATURES = []
@@ -41,6 +43,15 @@ def datetime_and_bytes():
 @feature
 def retry():
     assert again.delay().get(T) == 1
+
+
+@feature
+def signer():
+    with open(os.environ["TEST_CERTIFICATE"]) as file:
+        id = taskseal.Certificate(file.read()).id
+    assert by_whom.delay().get(T) == id
+    # Nobody says of himself who he is.
+    assert by_whom.apply_async(headers={"taskseal_signer": "the boss"}).get(T) == id
 
 
 @feature

@@ -125,6 +125,11 @@ def who(self):
     return [self.request.id, self.request.correlation_id, os.getpid()]
 
 
+@app.task(name="by-whom", bind=True)
+def by_whom(self):
+    return getattr(self.request, "taskseal_signer", None)
+
+
 @app.task(name="slow", acks_late=True, reject_on_worker_lost=True, bind=True)
 def slow(self, line, seconds):
     witness(f"{line} {self.request.delivery_info.get('redelivered')}")

@@ -160,6 +160,8 @@ class Channel(ReturnsMixin, pyamqp.Channel):
         bindings = self.connection.sealed_bindings
         exchange, routing_key = self.sealing.destination(queue, opened.exchange, opened.routing_key, bindings)
         msg.delivery_info.update(exchange=exchange, routing_key=routing_key)
+        if opened.signer is not None:
+            msg.delivery_info["signer"] = opened.signer.id
         msg.opened = True
         return known
 

@@ -248,6 +248,8 @@ class ChannelMixin:
         else:
             self._in_flight.start(tag, known)
         info = {"exchange": opened.exchange, "routing_key": opened.routing_key}
+        if opened.signer is not None:
+            info["signer"] = opened.signer.id
         headers = message["headers"]
         if frame.redelivered:
             headers = {**headers, "redelivered": True}
