@@ -263,21 +263,22 @@ fn a_logout_by_somebody_else_in_the_process_is_made_good() {
 #[test]
 fn a_module_that_somebody_else_finalised_is_started_again() {
     test(|fixture| {
-        if fixture.expects("logout") == Some("own") {
-            // What others in the process do is of no concern here.
-            return;
-        }
+        // What others in the process do is of no concern to a module that has a state for each of them.
+        let has_its_own = fixture.expects("logout") == Some("own");
         let key = fixture.generate(2048);
         let opened = open(&fixture.builder(), &key.label).unwrap();
         sign(&opened).unwrap();
         let context = cryptoki::context::Pkcs11::new(fixture.module_path()).unwrap();
-        context.finalize().unwrap();
+        let finalized = context.finalize();
+        assert!(has_its_own || finalized.is_ok(), "{finalized:?}");
         let start = Instant::now();
         sign(&opened).unwrap();
-        fixture.record(
-            "finalized by others",
-            format!("signs on after {}", millis(start)),
-        );
+        if !has_its_own {
+            fixture.record(
+                "finalized by others",
+                format!("signs on after {}", millis(start)),
+            );
+        }
         assert!(opened.health().is_usable(), "{}", opened.health());
     });
 }

@@ -1,11 +1,13 @@
 //! `taskseal.MessageSealer` and `MessageOpener`: whole messages, and payloads that are bound to a purpose.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use taskseal::OpenError;
 use taskseal::message::{Destination, Evidence, MessageError, MessageSealError, OpenedMessage};
+use taskseal::store::Snapshot;
 
 use crate::certificate::Certificate;
 use crate::choices;
@@ -24,6 +26,9 @@ pub(crate) struct MessageSealer {
     signer: Py<Signer>,
     fernets: Vec<Py<Fernet>>,
     domain: String,
+    // Made by the first message, as signer and keys may be on a token. Locked with the GIL held, for a moment, so that no fork
+    // copies it locked.
+    made: Mutex<Option<Arc<taskseal::MessageSealer>>>,
 }
 
 #[pymethods]
@@ -42,6 +47,7 @@ impl MessageSealer {
             signer,
             fernets,
             domain,
+            made: Mutex::default(),
         })
     }
 
@@ -86,19 +92,26 @@ impl MessageSealer {
     fn run(
         &self,
         py: Python<'_>,
-        seal: impl FnOnce(taskseal::MessageSealer) -> Result<String, MessageSealError> + Send,
+        seal: impl FnOnce(&taskseal::MessageSealer) -> Result<String, MessageSealError> + Send,
     ) -> PyResult<String> {
+        let sealer = self.sealer(py)?;
+        detached(py, || seal(&sealer)).map_err(|error| error.into_py_err())
+    }
+
+    /// The library's sealer, made once.
+    fn sealer(&self, py: Python<'_>) -> PyResult<Arc<taskseal::MessageSealer>> {
+        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sealer) = &*made() {
+            return Ok(Arc::clone(sealer));
+        }
         let signer = self.signer.get().open_now(py)?;
-        let fernets = open_all(py, &self.fernets)?;
-        let domain = &self.domain;
-        detached(py, || {
-            let sealer = match fernets {
-                Some(fernets) => taskseal::MessageSealer::signed_and_encrypted(signer, fernets),
-                None => taskseal::MessageSealer::signed(signer),
-            };
-            seal(sealer.with_domain(domain))
-        })
-        .map_err(|error| error.into_py_err())
+        let sealer = match open_all(py, &self.fernets)? {
+            Some(fernets) => taskseal::MessageSealer::signed_and_encrypted(signer, fernets),
+            None => taskseal::MessageSealer::signed(signer),
+        };
+        let sealer = Arc::new(sealer.with_domain(&self.domain));
+        *made() = Some(Arc::clone(&sealer));
+        Ok(sealer)
     }
 }
 
@@ -108,11 +121,13 @@ pub(crate) struct MessageOpener {
     store: Py<CertStore>,
     policy: taskseal::Policy,
     fernets: Vec<Py<Fernet>>,
-    max_age: f64,
-    clock_skew: f64,
+    max_age: Duration,
+    clock_skew: Duration,
     max_len: Option<usize>,
     domain: String,
     untimed: bool,
+    // Made once for the certificates of a moment. Locked with the GIL held, for a moment, so that no fork copies it locked.
+    made: Mutex<Option<(Snapshot, Arc<taskseal::MessageOpener>)>>,
 }
 
 #[pymethods]
@@ -137,17 +152,16 @@ impl MessageOpener {
         untimed: bool,
     ) -> PyResult<Self> {
         logging::refresh(py)?;
-        choices::seconds("max_age", max_age)?;
-        choices::seconds("clock_skew", clock_skew)?;
         Ok(Self {
             store,
             policy: policy.unwrap_or_default().0,
             fernets,
-            max_age,
-            clock_skew,
+            max_age: choices::seconds("max_age", max_age)?,
+            clock_skew: choices::seconds("clock_skew", clock_skew)?,
             max_len,
             domain,
             untimed,
+            made: Mutex::default(),
         })
     }
 
@@ -196,7 +210,7 @@ impl MessageOpener {
         &self,
         py: Python<'_>,
         open: impl Fn(&taskseal::MessageOpener) -> Result<T, MessageError> + Sync,
-    ) -> PyResult<(taskseal::MessageOpener, T)> {
+    ) -> PyResult<(Arc<taskseal::MessageOpener>, T)> {
         let once = || -> PyResult<_> {
             let opener = self.opener(py)?;
             let opened = detached_quietly(py, || open(&opener));
@@ -215,20 +229,29 @@ impl MessageOpener {
     }
 
     /// The library's opener, on the certificates of this moment.
-    fn opener(&self, py: Python<'_>) -> PyResult<taskseal::MessageOpener> {
+    fn opener(&self, py: Python<'_>) -> PyResult<Arc<taskseal::MessageOpener>> {
+        let made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let set = self.store.get().current(py);
-        let opener = taskseal::Opener::new(set).with_policy(self.policy.clone());
+        if let Some((known, opener)) = &*made()
+            && known.is_same_moment(&set)
+        {
+            return Ok(Arc::clone(opener));
+        }
+        let opener = taskseal::Opener::new(set.clone()).with_policy(self.policy.clone());
         let mut opener = match open_all(py, &self.fernets)? {
-            Some(fernets) => taskseal::MessageOpener::signed_and_encrypted(opener, fernets.clone()),
+            Some(fernets) => taskseal::MessageOpener::signed_and_encrypted(opener, fernets),
             None => taskseal::MessageOpener::signed(opener),
         };
         if let Some(bytes) = self.max_len {
             opener = opener.with_max_len(bytes);
         }
-        Ok(opener
-            .with_max_age(choices::seconds("max_age", self.max_age)?)
-            .with_clock_skew(choices::seconds("clock_skew", self.clock_skew)?)
-            .with_domain(&self.domain))
+        let opener = opener
+            .with_max_age(self.max_age)
+            .with_clock_skew(self.clock_skew)
+            .with_domain(&self.domain);
+        let opener = Arc::new(opener);
+        *made() = Some((set, Arc::clone(&opener)));
+        Ok(opener)
     }
 }
 

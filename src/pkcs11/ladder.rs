@@ -28,18 +28,75 @@ impl Rung {
             Self::Reload => "new start of the module",
         }
     }
+}
 
-    /// Where the next try is made after this one failed. A new start of the module meanwhile makes the failure say nothing of
-    /// the rung.
-    pub(super) fn after(self, error: &Error, started_meanwhile: bool) -> Self {
-        match self {
-            _ if started_meanwhile => Self::Session,
-            // Others hold what there is; to throw them out helps nobody.
-            _ if error.class() == ErrorClass::Busy => Self::Session,
-            Self::Kept => Self::Session,
-            Self::Session => Self::Login,
-            Self::Login | Self::Reload => Self::Reload,
+/// Where a call is on the ladder, and where its next try is made. It knows errors alone: it makes no call and reads no clock.
+#[derive(Debug)]
+pub(super) struct Ladder {
+    rung: Rung,
+    failed_once: bool,
+}
+
+/// The next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) rung: Rung,
+    /// What the failure said of the module.
+    pub(super) sight: Sight,
+    /// Without a pause: the first one after a failure.
+    pub(super) at_once: bool,
+}
+
+impl Ladder {
+    /// Before the first try, which is made on this rung.
+    pub(super) const fn new(rung: Rung) -> Self {
+        Self {
+            rung,
+            failed_once: false,
         }
+    }
+
+    /// Where the try is made.
+    pub(super) const fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Whether a try has failed.
+    pub(super) const fn has_climbed(&self) -> bool {
+        self.failed_once
+    }
+
+    /// Where the next try is made after this one failed; `None` when no other helps. `climbs` says whether such an error climbs.
+    /// The module may have been started anew meanwhile, which makes the failure say nothing of the rung.
+    pub(super) fn after(
+        &mut self,
+        error: &Error,
+        climbs: bool,
+        started_meanwhile: bool,
+    ) -> Option<Next> {
+        // The token is well and has other keys: this one will not come by itself.
+        let is_gone = error.missing_key() == Some(true);
+        if !climbs || (is_gone && self.rung == Rung::Reload && !started_meanwhile) {
+            return None;
+        }
+        let sight = sight(error);
+        self.rung = match (sight, self.rung) {
+            _ if started_meanwhile => Rung::Session,
+            // There is nothing to open or to log in to.
+            (Sight::Nothing, _) => Rung::Reload,
+            // Others hold what there is; to throw them out helps nobody.
+            _ if error.class() == ErrorClass::Busy => Rung::Session,
+            (_, Rung::Kept) => Rung::Session,
+            (_, Rung::Session) => Rung::Login,
+            (_, Rung::Login | Rung::Reload) => Rung::Reload,
+        };
+        let at_once = !self.failed_once;
+        self.failed_once = true;
+        Some(Next {
+            rung: self.rung,
+            sight,
+            at_once,
+        })
     }
 }
 
@@ -144,5 +201,112 @@ impl Pause {
         const LEAST: Duration = Duration::from_millis(2);
         let pause = next_start.saturating_duration_since(Instant::now());
         sleep_within(pause.max(LEAST), deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pkcs11::error::TokenWanted;
+    use crate::pkcs11::module::CallError;
+
+    fn call(function: &'static str, rv: Rv) -> Error {
+        Error::call(CallError::new(function, rv), None)
+    }
+
+    fn lost() -> Error {
+        call("C_Sign", Rv::SESSION_HANDLE_INVALID)
+    }
+
+    fn no_token(found: Vec<TokenInfo>) -> Error {
+        let wanted = TokenWanted {
+            module: "module.so".into(),
+            attributes: "label \"a\"".to_owned(),
+        };
+        Error::TokenNotFound { wanted, found }
+    }
+
+    fn no_key(others: usize) -> Error {
+        let key = |_| crate::pkcs11::info::KeyInfo {
+            label: "other".to_owned(),
+            id: vec![1],
+            is_rsa: Some(true),
+            public_key: None,
+            modulus: None,
+            sensitive: None,
+            extractable: None,
+            always_sensitive: None,
+            never_extractable: None,
+            always_authenticate: None,
+            local: None,
+            sign: None,
+            certificates: 0,
+        };
+        Error::KeyNotFound {
+            wanted: "label \"a\"".to_owned(),
+            token: Box::new(TokenInfo::new(0)),
+            found: (0..others).map(key).collect(),
+        }
+    }
+
+    fn busy() -> Error {
+        call("C_OpenSession", Rv::SESSION_COUNT)
+    }
+
+    fn unready() -> TokenInfo {
+        TokenInfo {
+            unreadable: Some("CKR_DEVICE_ERROR".to_owned()),
+            ..TokenInfo::new(0)
+        }
+    }
+
+    use Rung::{Kept, Login, Reload, Session};
+
+    /// One line a way: the rung, the error, whether the module was started anew meanwhile, where it goes on.
+    #[test]
+    fn each_error_leads_to_its_rung() {
+        type Case = (Rung, fn() -> Error, bool, Option<Rung>);
+        let table: [Case; 19] = [
+            (Kept, lost, false, Some(Session)),
+            (Session, lost, false, Some(Login)),
+            (Login, lost, false, Some(Reload)),
+            (Reload, lost, false, Some(Reload)),
+            (Kept, lost, true, Some(Session)),
+            (Reload, lost, true, Some(Session)),
+            (Kept, busy, false, Some(Session)),
+            (Reload, busy, false, Some(Session)),
+            (Kept, || no_token(vec![]), false, Some(Reload)),
+            (Session, || no_token(vec![]), true, Some(Session)),
+            (Session, || no_token(vec![unready()]), false, Some(Login)),
+            (Login, || no_key(0), false, Some(Reload)),
+            (Reload, || no_key(0), false, Some(Reload)),
+            (Login, || no_key(1), false, Some(Reload)),
+            (Reload, || no_key(1), false, None),
+            (Reload, || no_key(1), true, Some(Session)),
+            (Kept, || call("C_Sign", Rv::ARGUMENTS_BAD), false, None),
+            (Login, || call("C_Login", Rv::PIN_LOCKED), false, None),
+            (
+                Kept,
+                || call("C_GetSlotList", Rv::DEVICE_ERROR),
+                false,
+                Some(Reload),
+            ),
+        ];
+        for (number, (rung, error, started, expected)) in table.into_iter().enumerate() {
+            let error = error();
+            let mut ladder = Ladder::new(rung);
+            let next = ladder.after(&error, climbs(&error), started);
+            assert_eq!(next.map(|next| next.rung), expected, "{number}: {error}");
+            assert_eq!(ladder.rung(), expected.unwrap_or(rung), "{number}: {error}");
+        }
+    }
+
+    #[test]
+    fn one_try_follows_at_once_and_the_others_after_pauses() {
+        let mut ladder = Ladder::new(Kept);
+        assert!(!ladder.has_climbed());
+        let pauses = [(); 4].map(|()| ladder.after(&lost(), true, false).map(|next| !next.at_once));
+        assert_eq!(pauses, [Some(false), Some(true), Some(true), Some(true)]);
+        assert!(ladder.has_climbed() && ladder.rung() == Reload);
     }
 }

@@ -1,7 +1,7 @@
 //! The PKCS#11 module: the shared library behind a narrow trait.
 //!
 //! Only `module/library.rs` touches `cryptoki`'s context. Everything else speaks [`Module`] and [`ModuleSession`],
-//! about a dozen calls, so that a test can put an implementation there that injects faults. **The traits are not covered
+//! some thirty calls, so that a test can put an implementation there that injects faults. **The traits are not covered
 //! by the version promise of this crate.**
 
 mod attribute;
@@ -264,10 +264,6 @@ pub struct MechanismInfo {
     pub sign: bool,
     /// `CKF_GENERATE_KEY_PAIR`.
     pub generate_key_pair: bool,
-    /// `CKF_GENERATE`.
-    pub generate: bool,
-    /// `CKF_ENCRYPT` and `CKF_DECRYPT`.
-    pub cipher: bool,
     /// Smallest key, for RSA in bits.
     pub min_key: usize,
     /// Largest key, for RSA in bits.

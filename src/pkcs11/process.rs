@@ -19,7 +19,6 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// After a `fork` the child finds memory of its parent in which any lock may be held by a thread that the child does not
 /// have, and behind which there are sessions that are the parent's. So the child makes a new value with its first use
 /// and never looks at the inherited one again: it is neither locked nor dropped, but leaked.
-///
 pub(crate) struct PerProcess<T> {
     current: AtomicPtr<Stamped<T>>,
     owns: PhantomData<T>,

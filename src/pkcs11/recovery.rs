@@ -19,7 +19,7 @@ use super::fork::watch_thread;
 use super::guard::Guard;
 use super::guard::starts::{Reload, Sight};
 use super::health::Record;
-use super::ladder::{Pause, Rung, Step, climbs, climbs_when_opening, sight};
+use super::ladder::{Ladder, Pause, Rung, Step, climbs, climbs_when_opening};
 use super::limits::{Limits, Rules};
 use super::module::ModuleSession;
 use super::place::Place;
@@ -330,77 +330,62 @@ impl<H: Copy + Send + 'static> Connection<H> {
         climbs: impl Fn(&Error) -> bool,
         mut attempt: impl FnMut(Step) -> Result<T, Error>,
     ) -> Result<T, (Rung, Error)> {
-        let mut rung = match self.unclog(deadline) {
-            Ok(true) => Rung::Reload,
-            Ok(false) => Rung::Kept,
+        let mut ladder = match self.unclog(deadline) {
+            Ok(true) => Ladder::new(Rung::Reload),
+            Ok(false) => Ladder::new(Rung::Kept),
             Err(error) => return Err((Rung::Kept, error)),
         };
         let mut login = Login::IfNeeded;
         let mut pause = Pause::default();
-        let mut tries = 1;
         let mut last = None;
         let mut next_start = None;
         loop {
+            let rung = ladder.rung();
             let epoch = self.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
-            let error = match attempt(Step { rung, login }) {
-                Ok(done) => {
-                    if tries > 1 {
-                        tracing::debug!(rung = rung.as_str(), tries, on = self.name(), "recovered");
+            let error = match (attempt(Step { rung, login }), last.take()) {
+                (Ok(done), _) => {
+                    if ladder.has_climbed() {
+                        tracing::debug!(rung = rung.as_str(), on = self.name(), "recovered");
                         self.record.well(&|| self.name());
                     }
                     return Ok(done);
                 }
                 // What failed before the time was up says more than that it is.
-                Err(Error::Timeout { .. }) if last.is_some() => {
-                    return Err(last.unwrap_or((Rung::Kept, Error::Closed)));
-                }
-                Err(error) => error,
+                (Err(Error::Timeout { .. }), Some(last)) => return Err(last),
+                (Err(error), _) => error,
             };
-            tries += 1;
-            if !climbs(&error) {
-                return Err((rung, error));
-            }
             // What failed may have been another's new start of the module; then the rung proves nothing.
             let started_meanwhile = self.guard.epoch() != epoch;
-            // The token is well and has other keys: this one will not come by itself.
-            let key_is_gone = error.missing_key() == Some(true);
-            if key_is_gone && rung == Rung::Reload && !started_meanwhile {
+            let Some(next) = ladder.after(&error, climbs(&error), started_meanwhile) else {
                 return Err((rung, error));
-            }
-            let failed = rung;
-            let sight = sight(&error);
-            rung = match sight {
-                // There is nothing to open or to log in to.
-                Sight::Nothing if !started_meanwhile => Rung::Reload,
-                _ => rung.after(&error, started_meanwhile),
             };
-            let blind_start = match sight {
+            let blind_start = match next.sight {
                 Sight::Nothing => self.guard.next_blind_start(&self.rules),
                 Sight::Tokens => None,
             };
             let goes_on = match blind_start {
-                Some(next) => Pause::sleep_until(next, deadline),
-                None => tries == 2 || pause.sleep(next_start, deadline),
+                Some(start) => Pause::sleep_until(start, deadline),
+                None => next.at_once || pause.sleep(next_start, deadline),
             };
             if deadline.has_passed() || !goes_on {
-                return Err((failed, error));
+                return Err((rung, error));
             }
-            tracing::debug!(%error, class = %error.class(), rung = rung.as_str(), tries, "tried again");
-            login = match (rung, seen) {
+            tracing::debug!(%error, class = %error.class(), rung = next.rung.as_str(), "tried again");
+            login = match (next.rung, seen) {
                 (Rung::Login | Rung::Reload, Some(seen)) => Login::Again(seen),
                 _ => Login::IfNeeded,
             };
             next_start = None;
-            if rung == Rung::Reload {
-                next_start = match self.reload(epoch, sight, deadline) {
-                    Err(Error::Timeout { .. }) => return Err((failed, error)),
-                    Err(error) => return Err((rung, error)),
+            if next.rung == Rung::Reload {
+                next_start = match self.reload(epoch, next.sight, deadline) {
+                    Err(Error::Timeout { .. }) => return Err((rung, error)),
+                    Err(error) => return Err((next.rung, error)),
                     Ok(next) => next,
                 };
             }
             self.tried(&error, next_start);
-            last = Some((failed, error));
+            last = Some((rung, error));
         }
     }
 

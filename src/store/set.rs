@@ -105,6 +105,12 @@ impl Snapshot {
         self.len() == 0
     }
 
+    /// Whether both are the store at one and the same moment. Two moments may hold the same certificates.
+    #[must_use]
+    pub fn is_same_moment(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Why it cannot be told whether a signer that is not here is unknown, if that is so.
     #[must_use]
     pub fn unsettled(&self) -> Option<&str> {

@@ -57,10 +57,12 @@ def redis_server(directory, tls=None):
 
 @contextlib.contextmanager
 def rabbitmq_server(directory, tls=None):
-    """A RabbitMQ of one node, which needs no name in the network and no epmd. With `tls` it speaks TLS alone."""
+    """A RabbitMQ of one node, which needs no name in the network. With `tls` it speaks TLS alone. Its scripts start an epmd on a
+    port of its own, which ends with it.
+    """
     path = program("rabbitmq-server") or skip("rabbitmq-server is not installed")
     directory = Path(directory)
-    port, distribution = free_port(), free_port()
+    port, distribution, names = free_port(), free_port(), str(free_port())
     # The script under bin/ insists on a user of its own; the one of the library runs as whoever calls it.
     library = next(iter(sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))), None)
     listen = f"listeners.tcp.1 = 127.0.0.1:{port}\n"
@@ -83,7 +85,7 @@ def rabbitmq_server(directory, tls=None):
         "RABBITMQ_LOG_BASE": str(directory / "log"),
         "RABBITMQ_LOGS": "-",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false",
-        "ERL_EPMD_PORT": str(free_port()),
+        "ERL_EPMD_PORT": names,
     }
     with open(directory / "output", "wb") as output:
         process = subprocess.Popen([str(library or path)], env=environment, stdout=output, stderr=output)
@@ -95,6 +97,8 @@ def rabbitmq_server(directory, tls=None):
         yield f"guest:guest@127.0.0.1:{port}"
     finally:
         end(process)
+        # Nobody else knows this port.
+        subprocess.run(["epmd", "-port", names, "-kill"], capture_output=True, check=False)
 
 
 def handshake(port, tls=None):

@@ -228,8 +228,6 @@ impl Module for CryptokiModule {
             Ok(info) => Ok(Some(MechanismInfo {
                 sign: info.sign(),
                 generate_key_pair: info.generate_key_pair(),
-                generate: info.generate(),
-                cipher: info.encrypt() && info.decrypt(),
                 min_key: info.min_key_size(),
                 max_key: info.max_key_size(),
             })),
