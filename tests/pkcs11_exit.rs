@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use support::fork::fork;
 use support::softhsm::{self, Token};
-use support::wrap::{Hook, SessionHook, wrap};
 use taskseal::SigningKey as _;
 use taskseal::pkcs11::library;
 use taskseal::pkcs11::module::{CallError, ModuleSession, ObjectHandle, SignMechanism};
+use taskseal_testkit::wrap::{Hook, SessionHook, wrap};
 
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -142,7 +142,7 @@ fn a_pin_that_was_refused_is_not_tried_again_after_another_one_was_right() {
 #[test]
 fn a_pin_that_was_refused_is_not_tried_again_on_a_token_that_cannot_be_read_any_more() {
     softhsm::test(|hsm| {
-        let (module, faults) = faulty(hsm.module());
+        let (module, faults) = faulty(hsm.module()).unwrap();
         let builder = Builder::new()
             .module_implementation(module)
             .slot_id(hsm.token_with_key().info.slot_id)

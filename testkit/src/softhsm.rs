@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use taskseal::pkcs11::{self, Builder, NewKey, Pin, PinSource, Pkcs11Signer, TokenInfo};
@@ -9,6 +10,7 @@ use taskseal::{Certificate, issue};
 use tempfile::TempDir;
 
 use crate::error::Error;
+use crate::faults::{Faults, faulty};
 use crate::library::Library;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -295,6 +297,15 @@ impl SoftHsm {
     #[must_use]
     pub fn builder(&self) -> Builder {
         self.builder.clone()
+    }
+
+    /// A builder as [`builder`](Self::builder), behind faults, of which there are none yet.
+    ///
+    /// # Errors
+    /// The module cannot be loaded.
+    pub fn faulty(&self) -> Result<(Builder, Arc<Faults>), Error> {
+        let (module, faults) = faulty(&self.module())?;
+        Ok((self.builder().module_implementation(module), faults))
     }
 
     /// The signer with the key and the certificate.

@@ -11,7 +11,7 @@ use taskseal::pkcs11::Rv;
 use taskseal::pkcs11::library;
 use taskseal::pkcs11::module::{CallError, LibraryInfo, Module};
 
-use super::wrap::{Hook, SessionHook, wrap};
+use taskseal_testkit::wrap::{Hook, SessionHook, wrap};
 
 /// A forked child.
 pub struct Child(libc::pid_t);

@@ -11,7 +11,7 @@
 
 pub mod celery;
 #[cfg(feature = "pkcs11")]
-pub mod fault;
+pub use taskseal_testkit::faults as fault;
 #[cfg(feature = "software")]
 pub mod fernet;
 #[cfg(all(feature = "pkcs11", feature = "software"))]
@@ -38,5 +38,3 @@ pub mod softhsm;
 #[cfg(feature = "pkcs11")]
 pub mod spy;
 pub mod worker;
-#[cfg(feature = "pkcs11")]
-pub mod wrap;

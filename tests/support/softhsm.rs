@@ -21,8 +21,8 @@ use taskseal::pkcs11::{
 };
 use taskseal::signer::SigningKey;
 
-use super::fault::{Faults, faulty};
 use super::spy::{Spy, spy};
+use taskseal_testkit::faults::{Faults, faulty};
 
 /// The user's PIN on every token made here.
 pub const PIN: &str = "12345678";
@@ -226,7 +226,7 @@ impl Token {
 
     /// [`builder`](Self::builder), behind faults.
     pub fn faulty(&self) -> (Builder, Arc<Faults>) {
-        let (module, faults) = faulty(&self.module);
+        let (module, faults) = faulty(&self.module).unwrap();
         (self.builder().module_implementation(module), faults)
     }
 

@@ -12,7 +12,7 @@ use taskseal::pkcs11::module::{
 };
 use taskseal::pkcs11::{Pin, Rv, TokenInfo};
 
-use super::wrap::{Hook, SessionHook, wrap};
+use taskseal_testkit::wrap::{Hook, SessionHook, wrap};
 
 /// Changes what `C_GetTokenInfo` says.
 type TokenHook = Box<dyn Fn(TokenInfo) -> Result<TokenInfo, CallError> + Send + Sync>;

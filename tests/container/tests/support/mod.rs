@@ -1,16 +1,12 @@
 //! SoftHSM in a container, behind `p11-kit server` on a unix socket in a directory that host and container share.
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../../support/fault.rs"]
-pub mod fault;
 #[path = "../../../support/python.rs"]
 pub mod python;
 #[path = "../../../support/softhsm.rs"]
 pub mod softhsm;
 #[path = "../../../support/spy.rs"]
 pub mod spy;
-#[path = "../../../support/wrap.rs"]
-pub mod wrap;
 
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;

@@ -1,9 +1,30 @@
-//! A module that stands before a real one and fails by script or by chance.
+//! A PKCS#11 module that stands before a real one and fails by script or by chance.
+//!
+//! Use this when a test has to know what a program does while its token is slow, hangs, loses sessions or is away.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//! use taskseal::Signer as _;
+//! use taskseal::pkcs11::Rv;
+//! use taskseal_testkit::SoftHsm;
+//!
+//! let hsm = SoftHsm::start()?;
+//! let (builder, faults) = hsm.faulty()?;
+//! let signer = builder.object_label(hsm.key_label()).open_signer(hsm.certificate().clone())?;
+//! faults
+//!     .next("C_Sign")
+//!     .fail(Rv::DEVICE_ERROR, 2)
+//!     .hang_for(Duration::from_secs(3));
+//! signer.sign(b"a message")?; // two failures, then three seconds
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use taskseal::pkcs11::load;
@@ -11,16 +32,19 @@ use taskseal::pkcs11::module::{
     Attribute, AttributeKind, CallError, Module, ModuleSession, ObjectClass, ObjectHandle,
     SignMechanism, User,
 };
-use taskseal::pkcs11::{Pin, Rv, TokenInfo};
+use taskseal::pkcs11::{self, Pin, Rv, TokenInfo};
 
-use super::wrap::{Hook, SessionHook, wrap};
+use crate::wrap::{Hook, SessionHook, wrap};
 
 /// Label of the key that signs what [`Fault::OtherKey`] hands out.
 pub const OTHER_KEY: &str = "other";
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub enum Fault {
+    /// Nothing: the call is made. It takes its turn in a script.
+    None,
     /// The call is not made and comes back with this.
     Rv(Rv),
     /// The call is made later.
@@ -66,6 +90,7 @@ struct Plan {
 }
 
 /// Faults by chance, from a seed.
+#[derive(Debug)]
 pub struct Chance {
     state: u64,
     /// Of a million calls of that function, so many get the fault.
@@ -73,6 +98,8 @@ pub struct Chance {
 }
 
 impl Chance {
+    /// Draws from this seed: the same seed, the same faults.
+    #[must_use]
     pub fn new(seed: u64, faults: Vec<(&'static str, u32, Fault)>) -> Self {
         Self {
             state: seed | 1,
@@ -98,7 +125,7 @@ impl Chance {
     }
 }
 
-/// What the module and its sessions share.
+/// What goes wrong with a module that [`faulty`] made; shared by it and its sessions.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -120,29 +147,49 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// What happens to the next calls of the function, `C_…`, told step by step.
+    pub fn next(&self, function: &'static str) -> Next<'_> {
+        Next {
+            faults: self,
+            function,
+        }
+    }
+
     /// The next calls of the function get these faults, one each.
     pub fn script(&self, function: &'static str, faults: impl IntoIterator<Item = Fault>) {
-        let mut plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.scripts.entry(function).or_default().extend(faults);
     }
 
     /// Every call of the function gets this fault, until [`clear`](Self::clear).
     pub fn always(&self, function: &'static str, fault: Fault) {
-        self.plan.lock().unwrap().always.insert(function, fault);
+        self.plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .always
+            .insert(function, fault);
     }
 
+    /// Calls get faults by chance from now on, or no more.
     pub fn by_chance(&self, chance: Option<Chance>) {
-        self.plan.lock().unwrap().chance = chance;
+        self.plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .chance = chance;
     }
 
     /// What the module does from now on, without any call.
+    ///
+    /// # Panics
+    /// With a fault that can only happen to a call, such as [`Fault::Rv`].
     pub fn happens(&self, fault: Fault) {
-        self.plan.lock().unwrap().apply(fault, self);
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(plan.apply(fault, self), "{fault:?} belongs to a call");
     }
 
     /// Nothing goes wrong any more. Calls that hang go on hanging.
     pub fn clear(&self) {
-        let mut plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.scripts.clear();
         plan.always.clear();
         plan.chance = None;
@@ -156,19 +203,19 @@ impl Faults {
 
     /// Lets the calls go on that hang now.
     pub fn release(&self) {
-        *self.released.lock().unwrap() += 1;
+        *self.released.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.release.notify_all();
     }
 
     /// How often the function was called.
     pub fn count(&self, function: &str) -> usize {
-        let plan = self.plan.lock().unwrap();
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.counts.get(function).copied().unwrap_or(0)
     }
 
     /// How often it came back from the real module with this.
     pub fn answers(&self, function: &str, answer: &str) -> usize {
-        let plan = self.plan.lock().unwrap();
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.answers
             .get(function)
             .and_then(|answers| answers.get(answer))
@@ -191,7 +238,7 @@ impl Faults {
             Ok(()) => "CKR_OK".to_owned(),
             Err(call) => call.rv().map(|rv| rv.to_string()).unwrap_or_default(),
         };
-        let mut plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         *plan
             .answers
             .entry(function)
@@ -202,7 +249,7 @@ impl Faults {
 
     /// Counts the call and does what delays it; what else is wrong with it is returned.
     fn call(&self, function: &'static str) -> Result<Option<Fault>, CallError> {
-        let mut plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         *plan.counts.entry(function).or_default() += 1;
         let scripted = plan.scripts.get_mut(function).and_then(VecDeque::pop_front);
         let fault = scripted
@@ -214,6 +261,7 @@ impl Faults {
             });
         let Some(fault) = fault else { return Ok(None) };
         match fault {
+            Fault::None => {}
             Fault::Rv(rv) => return Err(CallError::new(function, rv)),
             Fault::Delay(time) => {
                 drop(plan);
@@ -222,10 +270,13 @@ impl Faults {
             Fault::Hang => {
                 drop(plan);
                 self.hanging.fetch_add(1, Ordering::SeqCst);
-                let mut released = self.released.lock().unwrap();
+                let mut released = self.released.lock().unwrap_or_else(PoisonError::into_inner);
                 let before = *released;
                 while *released == before {
-                    released = self.release.wait(released).unwrap();
+                    released = self
+                        .release
+                        .wait(released)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 self.hanging.fetch_sub(1, Ordering::SeqCst);
             }
@@ -249,7 +300,7 @@ impl Faults {
 }
 
 impl Plan {
-    fn apply(&mut self, fault: Fault, faults: &Faults) {
+    fn apply(&mut self, fault: Fault, faults: &Faults) -> bool {
         match fault {
             Fault::Away(time) => {
                 self.away_until = Some(Instant::now() + time);
@@ -263,8 +314,9 @@ impl Plan {
                 self.dead = Some(Rv::DEVICE_ERROR);
                 self.cut = true;
             }
-            _ => panic!("{fault:?} belongs to a call"),
+            _ => return false,
         }
+        true
     }
 
     fn is_away(&self) -> bool {
@@ -278,10 +330,49 @@ impl std::fmt::Debug for Faults {
     }
 }
 
-/// The real module at `path` behind faults, of which there are none yet.
-pub fn faulty(path: &Path) -> (Arc<dyn Module>, Arc<Faults>) {
+/// The real module at `path` behind faults, of which there are none yet. `Builder::module_implementation` takes it.
+///
+/// # Errors
+/// The module cannot be loaded.
+pub fn faulty(path: &Path) -> Result<(Arc<dyn Module>, Arc<Faults>), pkcs11::Error> {
     let faults = Arc::new(Faults::default());
-    (wrap(load(path).unwrap(), faults.clone()), faults)
+    Ok((wrap(load(path)?, faults.clone()), faults))
+}
+
+/// What happens to the next calls of one function: the steps of [`Faults::next`], each behind those that were told before.
+#[derive(Debug)]
+pub struct Next<'a> {
+    faults: &'a Faults,
+    function: &'static str,
+}
+
+impl Next<'_> {
+    /// So many calls are made as if nothing stood before the module.
+    pub fn pass(self, times: usize) -> Self {
+        self.then(Fault::None, times)
+    }
+
+    /// So many calls are not made and come back with this.
+    pub fn fail(self, rv: Rv, times: usize) -> Self {
+        self.then(Fault::Rv(rv), times)
+    }
+
+    /// One call is made so much later.
+    pub fn hang_for(self, time: Duration) -> Self {
+        self.then(Fault::Delay(time), 1)
+    }
+
+    /// One call is made when [`Faults::release`] is called.
+    pub fn hang(self) -> Self {
+        self.then(Fault::Hang, 1)
+    }
+
+    /// So many calls get this fault.
+    pub fn then(self, fault: Fault, times: usize) -> Self {
+        self.faults
+            .script(self.function, std::iter::repeat_n(fault, times));
+        self
+    }
 }
 
 impl Hook for Faults {
@@ -309,7 +400,7 @@ impl Hook for Faults {
         self.blind.store(false, Ordering::SeqCst);
         self.before("C_Initialize")?;
         inner.initialize()?;
-        let mut plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         plan.dead = None;
         plan.cut = false;
         if plan.server_back.is_some_and(|back| Instant::now() < back) {
@@ -320,7 +411,7 @@ impl Hook for Faults {
 
     fn slots(&self, inner: &dyn Module) -> Result<Vec<u64>, CallError> {
         self.before("C_GetSlotList")?;
-        let plan = self.plan.lock().unwrap();
+        let plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         if plan.cut {
             return Err(CallError::new("C_GetSlotList", Rv::DEVICE_ERROR));
         }
@@ -349,7 +440,12 @@ impl Hook for Faults {
     ) -> Result<Box<dyn ModuleSession>, CallError> {
         const NAME: &str = "C_OpenSession";
         self.before(NAME)?;
-        if self.plan.lock().unwrap().is_away() {
+        if self
+            .plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_away()
+        {
             return Err(CallError::new(NAME, Rv::TOKEN_NOT_PRESENT));
         }
         inner.open_session(slot, writable)
@@ -366,7 +462,11 @@ impl FaultSession {
     fn fault(&self, function: &'static str) -> Result<Option<Fault>, CallError> {
         let failed = |rv| Err(CallError::new(function, rv));
         let fault = self.faults.call(function)?;
-        let plan = self.faults.plan.lock().unwrap();
+        let plan = self
+            .faults
+            .plan
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if plan.is_away() {
             return failed(Rv::DEVICE_REMOVED);
         }
@@ -438,7 +538,10 @@ impl SessionHook for FaultSession {
                     Attribute::class(ObjectClass::PrivateKey),
                     Attribute::bytes(AttributeKind::Label, OTHER_KEY.as_bytes()),
                 ];
-                *inner.find(&other)?.first().unwrap()
+                *inner
+                    .find(&other)?
+                    .first()
+                    .ok_or(CallError::new("C_Sign", Rv::KEY_HANDLE_INVALID))?
             }
             _ => key,
         };
