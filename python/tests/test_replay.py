@@ -177,7 +177,7 @@ def test_a_message_is_kept_while_the_replay_memory_is_away(redis, alice, caplog,
 def test_a_message_is_kept_while_keys_on_a_token_are_away(kind, request, tmp_path, alice, token, caplog, monkeypatch):
     """Keys that cannot be used say nothing about a message. It is neither refused nor lost, and the worker goes on."""
     where = place_of(kind, request, tmp_path)
-    for module in ("virtual", "pyamqp"):
+    for module in ("virtual", "returns"):
         monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
     uri = token.uri.replace("object=worker", f"object=away-{kind}")
     subprocess.run([command(), "fernet", "key", "generate", "--key", uri], check=True, capture_output=True)
@@ -204,7 +204,7 @@ def test_a_message_is_kept_while_keys_on_a_token_are_away(kind, request, tmp_pat
 @pytest.mark.parametrize("kind", ["memory", "redis", "amqp"])
 def test_a_message_is_kept_while_the_certificate_store_is_away(kind, request, tmp_path, alice, caplog, monkeypatch):
     where = place_of(kind, request, tmp_path)
-    for module in ("virtual", "pyamqp"):
+    for module in ("virtual", "returns"):
         monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
     trusted = tmp_path / "trusted"
     trusted.mkdir()
@@ -224,7 +224,7 @@ def test_a_message_is_kept_while_the_certificate_store_is_away(kind, request, tm
 def test_a_message_is_kept_while_its_signers_file_cannot_be_read(kind, request, tmp_path, alice, bob, caplog, monkeypatch):
     """Others are not held up for ever: a signer that is known is heard, and a stranger is one again once the store is whole."""
     where = place_of(kind, request, tmp_path)
-    for module in ("virtual", "pyamqp"):
+    for module in ("virtual", "returns"):
         monkeypatch.setattr(f"taskseal.celery.transport.{module}.RETRY", 0.05)
     trusted = tmp_path / "trusted"
     trusted.mkdir()

@@ -297,9 +297,8 @@ class Channel(ChannelMixin, redis.Channel):
     def _get(self, queue):
         with self.conn_or_acquire() as client:
             try:
-                for key in self._lists_of(queue):
-                    if self._pauses.on(key):
-                        continue
+                # What went round is looked at last, so that it hides nothing.
+                for key in sorted(self._lists_of(queue), key=self._pauses.on):
                     item = None
                     with self.guarded({key: "list"}):
                         item = client.rpop(key)
