@@ -38,6 +38,7 @@ mod certificates;
 mod connections;
 mod errand;
 pub(crate) mod error;
+mod executor;
 mod fernet;
 mod filter;
 mod find;

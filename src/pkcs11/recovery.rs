@@ -1,4 +1,4 @@
-//! [`Connection`]: a key's workers in one process, and the ladder that a signature climbs when it fails.
+//! [`Connection`]: a key in one process: its [`Executor`], its token, and the ladder that a call climbs when it fails.
 //!
 //! 1. The session is closed. Another one is opened and the key is found in it.
 //! 2. The token is looked for anew and logged in to, whatever the session says of logins.
@@ -15,21 +15,20 @@ use std::time::Instant;
 
 use super::absence::{Absence, Verdict};
 use super::error::Error;
-use super::fork::watch_thread;
+use super::executor::Executor;
 use super::guard::Guard;
 use super::guard::starts::{Reload, Sight};
 use super::health::Record;
 use super::ladder::{Ladder, Pause, Rung, Step, climbs, climbs_when_opening};
-use super::limits::{Limits, Rules};
+use super::limits::Limits;
 use super::module::ModuleSession;
 use super::place::Place;
-use super::pool::{Line, NoWorker, Pool, Ready};
+use super::pool::{Line, Ready};
+use super::process::Deadline;
 use super::process::lock;
-use super::process::{Apart, Deadline, block_sigpipe};
 use super::session::{Access, Login};
 use super::token::TokenInfo;
-use super::whereabouts::Whereabouts;
-use super::worker::{Bell, NoAnswer};
+use super::worker::Bell;
 
 /// Finds a key, or several that are used together, in a session.
 pub(crate) trait Find: Clone + Send + Sync + 'static {
@@ -53,24 +52,11 @@ pub(crate) struct Target<F> {
     pub(crate) filter: F,
 }
 
-/// What came of a job.
-enum Failed<E> {
-    /// It is over.
-    For(E),
-    /// It hangs where nothing comes back.
-    LeftBehind(Error),
-}
-
 /// A key's workers and counts in one process.
 pub(crate) struct Connection<H: Send + 'static> {
-    guard: Guard,
-    rules: Rules,
-    /// Used by callers; the rest by the threads that make calls.
-    pool: Apart<Pool<H>>,
-    limits: Limits,
+    executor: Executor<H>,
     /// The token as it was found last.
     access: Mutex<Option<Arc<Access>>>,
-    record: Record,
     absence: Absence,
 }
 
@@ -78,36 +64,34 @@ impl<H: Copy + Send + 'static> Connection<H> {
     /// Makes no call.
     pub(crate) fn new(place: &Place, limits: Limits) -> Result<Self, Error> {
         Ok(Self {
-            guard: place.guard()?,
-            rules: place.rules,
-            pool: Apart(Pool::new(limits.max_sessions, limits.session_wait)),
-            limits,
+            executor: Executor::new(place, limits)?,
             access: Mutex::default(),
-            record: Record::default(),
             absence: Absence::default(),
         })
     }
 
     pub(crate) const fn guard(&self) -> &Guard {
-        &self.guard
+        &self.executor.guard
     }
 
     pub(crate) const fn record(&self) -> &Record {
-        &self.record
+        &self.executor.record
     }
 
     /// So many signatures were handed out.
     pub(crate) fn signed(&self, count: u64) {
-        self.record.signed(count, &|| self.name());
+        self.executor.record.signed(count, &|| self.name());
     }
 
     /// A call failed for good.
     pub(crate) fn failed(&self, error: &Error) {
-        self.record.failed(error, &|| self.name());
+        self.executor.record.failed(error, &|| self.name());
     }
 
     fn tried(&self, error: &Error, next_start: Option<Instant>) {
-        self.record.tried(error, next_start, &|| self.name());
+        self.executor
+            .record
+            .tried(error, next_start, &|| self.name());
     }
 
     /// Runs a job on a worker and waits for it until the deadline. A job that does not come back is written off with its
@@ -135,11 +119,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        self.lend(deadline, |_| false, job, beside)
-            .map_err(|failed| match failed {
-                Failed::For(error) => error,
-                Failed::LeftBehind(error) => error.into(),
-            })
+        self.executor.run(deadline, &|| self.name(), job, beside)
     }
 
     /// As [`run`](Self::run), for a job that may be begun again while it hangs: one whose call hangs in an instance that was
@@ -153,78 +133,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        let job = Arc::new(job);
-        loop {
-            let theirs = job.clone();
-            let is_lost = |thread: &Whereabouts| self.guard.has_left(thread);
-            let job = move |line: &mut Line<H>, bell: &dyn Bell| theirs(line, bell);
-            match self.lend(deadline, is_lost, job, || ()) {
-                Ok(answer) => return Ok(answer),
-                Err(Failed::For(error)) => return Err(error),
-                Err(Failed::LeftBehind(error)) => self.tried(&error, None),
-            }
-        }
-    }
-
-    /// Has a worker do a job.
-    fn lend<T, E>(
-        &self,
-        deadline: Deadline,
-        is_lost: impl Fn(&Whereabouts) -> bool,
-        mut job: impl FnMut(&mut Line<H>, &dyn Bell) -> Result<T, E> + Send + 'static,
-        beside: impl FnOnce(),
-    ) -> Result<T, Failed<E>>
-    where
-        T: Send + 'static,
-        E: From<Error> + Send + 'static,
-    {
-        if self.guard.is_clogged(self.limits.max_stuck, &self.rules) {
-            return Err(Failed::For(self.stuck().into()));
-        }
-        let no_worker = |reason| match reason {
-            NoWorker::Busy => Error::Busy {
-                on: self.name(),
-                waited: deadline.waited(),
-                sessions: self.pool.0.max(),
-            },
-            NoWorker::Closed => Error::Closed,
-            NoWorker::Thread(error) => Error::Thread { reason: error },
-        };
-        let leased = self.pool.0.lease(deadline);
-        let (lease, waited) = leased.map_err(|reason| Failed::For(no_worker(reason).into()))?;
-        if waited {
-            self.record.waited_for_session();
-        }
-        // Where the job begins. If it goes on to another instance and hangs there, that one is drained in vain.
-        let instance = self.guard.instance();
-        let written_off = move |written_off| instance.count_stuck(written_off);
-        let job = move |line: &mut Line<H>, bell: &dyn Bell| {
-            block_sigpipe();
-            watch_thread();
-            job(line, bell)
-        };
-        match lease.run(deadline, is_lost, written_off, job, beside) {
-            Ok(answer) => answer.map_err(Failed::For),
-            Err(NoAnswer::LeftBehind) => Err(Failed::LeftBehind(
-                self.no_answer(NoAnswer::LeftBehind, deadline),
-            )),
-            Err(reason) => Err(Failed::For(self.no_answer(reason, deadline).into())),
-        }
-    }
-
-    fn no_answer(&self, reason: NoAnswer, deadline: Deadline) -> Error {
-        let doing = match reason {
-            NoAnswer::NotBegun => "waiting for a thread to run",
-            NoAnswer::WrittenOff | NoAnswer::LeftBehind => "waiting for a call in the module",
-            NoAnswer::Panicked => return Error::Panicked,
-        };
-        let error = Error::Timeout {
-            on: self.name(),
-            doing,
-            waited: deadline.waited(),
-        };
-        tracing::debug!(%error, stuck = self.guard.stuck(), "no answer");
-        error
+        self.executor.run_again(deadline, &|| self.name(), job)
     }
 
     /// The token where it is now. `anew` looks for it even if it was seen since the module was started.
@@ -241,14 +150,14 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 return Ok(access);
             }
         }
-        let access = Arc::new(place.access(&self.guard, known, deadline)?);
+        let access = Arc::new(place.access(&self.executor.guard, known, deadline)?);
         *lock(&self.access) = Some(access.clone());
         Ok(access)
     }
 
     /// Ends the workers; whether all sessions were closed in time.
     pub(crate) fn close(&self, deadline: Deadline) -> bool {
-        self.pool.0.close(deadline)
+        self.executor.close(deadline)
     }
 
     /// Tries until it works, the error is none that passes, or the deadline.
@@ -264,7 +173,7 @@ impl<H: Copy + Send + 'static> Connection<H> {
             Verdict::Fail(error) => return Err(error),
             Verdict::Look { start } => {
                 if start {
-                    self.reload(self.guard.epoch(), Sight::Tokens, deadline)?;
+                    self.reload(self.executor.guard.epoch(), Sight::Tokens, deadline)?;
                 }
                 let step = Step {
                     rung: Rung::Session,
@@ -308,17 +217,18 @@ impl<H: Copy + Send + 'static> Connection<H> {
     /// Where calls hang, another one would only hang with them: this one is to put another instance of the module in their
     /// place. Whether it did.
     pub(crate) fn unclog(&self, deadline: Deadline) -> Result<bool, Error> {
-        let clogged = self.guard.is_full(self.limits.max_stuck);
-        if !clogged && !self.guard.is_blocked(&self.rules) {
+        let clogged = self.executor.guard.is_full(self.executor.limits.max_stuck);
+        if !clogged && !self.executor.guard.is_blocked(&self.executor.rules) {
             return Ok(false);
         }
-        let epoch = self.guard.epoch();
+        let epoch = self.executor.guard.epoch();
         match self
+            .executor
             .guard
-            .reload(epoch, Sight::Tokens, &self.rules, deadline)?
+            .reload(epoch, Sight::Tokens, &self.executor.rules, deadline)?
         {
             Reload::Done => Ok(true),
-            _ if clogged => Err(self.stuck()),
+            _ if clogged => Err(self.executor.stuck(self.name())),
             _ => Ok(false),
         }
     }
@@ -341,13 +251,13 @@ impl<H: Copy + Send + 'static> Connection<H> {
         let mut next_start = None;
         loop {
             let rung = ladder.rung();
-            let epoch = self.guard.epoch();
+            let epoch = self.executor.guard.epoch();
             let seen = lock(&self.access).as_ref().map(|access| access.stamp());
             let error = match (attempt(Step { rung, login }), last.take()) {
                 (Ok(done), _) => {
                     if ladder.has_climbed() {
                         tracing::debug!(rung = rung.as_str(), on = self.name(), "recovered");
-                        self.record.well(&|| self.name());
+                        self.executor.record.well(&|| self.name());
                     }
                     return Ok(done);
                 }
@@ -356,12 +266,12 @@ impl<H: Copy + Send + 'static> Connection<H> {
                 (Err(error), _) => error,
             };
             // What failed may have been another's new start of the module; then the rung proves nothing.
-            let started_meanwhile = self.guard.epoch() != epoch;
+            let started_meanwhile = self.executor.guard.epoch() != epoch;
             let Some(next) = ladder.after(&error, climbs(&error), started_meanwhile) else {
                 return Err((rung, error));
             };
             let blind_start = match next.sight {
-                Sight::Nothing => self.guard.next_blind_start(&self.rules),
+                Sight::Nothing => self.executor.guard.next_blind_start(&self.executor.rules),
                 Sight::Tokens => None,
             };
             let goes_on = match blind_start {
@@ -396,11 +306,15 @@ impl<H: Copy + Send + 'static> Connection<H> {
         sight: Sight,
         deadline: Deadline,
     ) -> Result<Option<Instant>, Error> {
-        match self.guard.reload(epoch, sight, &self.rules, deadline) {
+        match self
+            .executor
+            .guard
+            .reload(epoch, sight, &self.executor.rules, deadline)
+        {
             Ok(Reload::Done) => Ok(None),
             Ok(Reload::NotBefore(next)) => Ok(Some(next)),
             Ok(refused @ (Reload::CallsInside | Reload::NotAllowed)) => {
-                tracing::debug!(?refused, module = ?self.guard, "the module is not started anew");
+                tracing::debug!(?refused, module = ?self.executor.guard, "the module is not started anew");
                 Ok(None)
             }
             // Tried again by the next step, which starts the module if it is not running.
@@ -463,17 +377,10 @@ impl<H: Copy + Send + 'static> Connection<H> {
         attempt(&access, ready.session.as_ref(), ready.keys)
     }
 
-    fn stuck(&self) -> Error {
-        Error::Stuck {
-            on: self.name(),
-            stuck: self.guard.stuck(),
-        }
-    }
-
     fn name(&self) -> String {
         match &*lock(&self.access) {
             Some(access) => access.token.to_string(),
-            None => format!("the module {}", self.guard.name()),
+            None => format!("the module {}", self.executor.guard.name()),
         }
     }
 }

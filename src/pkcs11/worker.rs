@@ -1,4 +1,20 @@
 //! [`Worker`]: a thread that makes the calls of one session, so that its caller can stop waiting.
+//!
+//! Caller and thread meet at a desk. What lies there has one of seven states; beside each arrow is who takes it.
+//!
+//! ```text
+//!          caller: run          thread: next_job         thread: finish         caller: wait
+//!   Idle ───────────────▶ Job ──────────────────▶ Running ─────────────▶ Done ───────────────▶ Idle
+//!                          │                         │
+//!                          │ caller: its time is up  │ caller: its time is up, or the thread is lost
+//!                          ▼                         ▼
+//!                         Idle                   WrittenOff ── thread: finish ──▶ the thread ends
+//!
+//!   Idle, Job, Done ── caller: quit, drop ──▶ Quit ── thread: next_job ──▶ Ended
+//! ```
+//!
+//! One lock guards the state. Two counters are hints beside it, for a side that has not gone to sleep: they save it the lock, and
+//! decide nothing.
 
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
