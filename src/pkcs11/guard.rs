@@ -24,8 +24,7 @@ use super::fork::watch;
 use super::limits::{DEADLINE, Rules};
 use super::module::library::CryptokiModule;
 use super::module::{CallError, Module};
-use super::process::lock;
-use super::process::{Apart, Deadline, PerProcess, ProcessId};
+use super::process::{Apart, Deadline, PerProcess, ProcessId, lock};
 use super::whereabouts::Whereabouts;
 
 /// A module of this process. Cheap to clone.

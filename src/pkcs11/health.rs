@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::error::Error;
-use super::process::Apart;
-use super::process::lock;
+use super::process::{Apart, lock};
 use super::trouble::{Counts, Event, Line, Trouble, Troubles};
 use crate::error::ErrorClass;
 

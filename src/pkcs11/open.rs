@@ -47,25 +47,23 @@ impl Builder {
     pub fn open(&self) -> Result<Pkcs11Signer, SignError> {
         let mut filter = self.key_filter()?;
         let chosen = self.certificate.clone();
+        let mismatch = |certificate: &Certificate| SignError::KeyMismatch {
+            certificate: certificate.id().to_owned(),
+        };
         let (key, certificate) = self.open_found(move |access, session| match &chosen {
             CertificateChoice::None => Ok(Err(SignError::from(Error::NoCertificate))),
             CertificateChoice::Given(certificate) => {
                 filter.public_key = Some(certificate.public_key().clone());
                 Ok(match filter.find(access, session)? {
                     Match::One(key) => Ok((*key, certificate.clone())),
-                    Match::Other(_) => Err(SignError::KeyMismatch {
-                        certificate: certificate.id().to_owned(),
-                    }),
+                    Match::Other(_) => Err(mismatch(certificate)),
                 })
             }
             CertificateChoice::FromToken => {
                 let key = find_key(access, session, &filter)?;
                 let certificate = certificate_of(access, session, &key.info)?;
                 let key = key.with_half(certificate.public_key(), true);
-                let mismatch = || SignError::KeyMismatch {
-                    certificate: certificate.id().to_owned(),
-                };
-                let key = key.ok_or_else(mismatch);
+                let key = key.ok_or_else(|| mismatch(&certificate));
                 Ok(key.map(|key| (key, certificate)))
             }
         })?;

@@ -4,8 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::module::ModuleSession;
-use super::process::lock;
-use super::process::{Deadline, Signal};
+use super::process::{Deadline, Signal, lock};
 use super::session::Stamp;
 use super::whereabouts::Whereabouts;
 use super::worker::{Bell, NoAnswer, Worker};

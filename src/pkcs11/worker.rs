@@ -22,8 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::process::lock;
-use super::process::{Apart, Deadline, Signal};
+use super::process::{Apart, Deadline, Signal, lock};
 use super::whereabouts::Whereabouts;
 
 /// A thread that owns an `S` and runs one job on it at a time.

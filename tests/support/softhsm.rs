@@ -45,7 +45,7 @@ pub fn test<F: FnOnce(&SoftHsm)>(test: F) {
 
 /// [`test`] for a test of that name.
 pub fn test_named(name: &str, test: impl FnOnce(&SoftHsm)) {
-    let Some(module) = find_module() else {
+    let Some(module) = taskseal_testkit::SoftHsm::find_module() else {
         return super::python::skip(name, "no SoftHSM; install softhsm2 or set SOFTHSM2_MODULE");
     };
     if let Some(directory) = std::env::var_os(DIRECTORY) {
@@ -133,27 +133,6 @@ pub fn name_of<F>() -> &'static str {
     let path = std::any::type_name::<F>();
     let (_, path) = path.split_once("::").unwrap();
     path.trim_end_matches("::{{closure}}")
-}
-
-/// Where SoftHSM is: what `SOFTHSM2_MODULE` says, else one of the usual places (as in `scripts/lib.sh`).
-pub fn find_module() -> Option<PathBuf> {
-    if let Some(given) = std::env::var_os("SOFTHSM2_MODULE").map(PathBuf::from) {
-        return given.is_file().then_some(given);
-    }
-    let multiarch = format!(
-        "/usr/lib/{}-linux-gnu/softhsm/libsofthsm2.so",
-        std::env::consts::ARCH
-    );
-    [
-        "/usr/lib/softhsm/libsofthsm2.so",
-        &multiarch,
-        "/usr/lib64/pkcs11/libsofthsm2.so",
-        "/usr/lib64/softhsm/libsofthsm.so",
-        "/usr/local/lib/softhsm/libsofthsm2.so",
-    ]
-    .into_iter()
-    .map(PathBuf::from)
-    .find(|path| path.is_file())
 }
 
 /// The token store of this test.

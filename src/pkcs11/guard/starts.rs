@@ -11,8 +11,7 @@ use crate::pkcs11::fork::{Call, watch_end};
 use crate::pkcs11::health::count_reload;
 use crate::pkcs11::limits::Rules;
 use crate::pkcs11::module::{CallError, Module as _};
-use crate::pkcs11::process::Deadline;
-use crate::pkcs11::process::lock;
+use crate::pkcs11::process::{Deadline, lock};
 use crate::pkcs11::rv::Rv;
 
 /// What a module shows.
